@@ -1,0 +1,294 @@
+"""One validated tree of settings: `uproar.toml`, then `UPROAR_SECTION__KEY`, then flags.
+
+Every field has its unit in its name or comment and the reason for its default. An unknown key or a
+bad value raises ConfigError with the path of the setting. `uproar config` prints the effective tree.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+ENV_PREFIX = "UPROAR_"
+# Environment words that are not settings: read by the tests, the tools and the processes themselves.
+ENV_RESERVED = frozenset({"UPROAR_TOKEN", "UPROAR_ENGINE", "UPROAR_CHAT_DATA", "UPROAR_NATIVE"})
+
+Port = Annotated[int, Meta(ge=0, le=65535)]
+Positive = Annotated[int, Meta(ge=1)]
+Natural = Annotated[int, Meta(ge=0)]
+Seconds = Annotated[float, Meta(gt=0, le=86_400)]
+
+
+class ConfigError(Exception):
+    """A setting that can't be used; the message names its path and what to do."""
+
+
+class _Section(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    pass
+
+
+class Server(_Section):
+    """Where the system listens. Loopback by default: opening it to others is a decision."""
+
+    host: str = "127.0.0.1"
+    port: Port = 8080  # 0 picks a free one
+    admin_host: str = "127.0.0.1"
+    admin_port: Port = 8081
+    gateways: Annotated[int, Meta(ge=1, le=256)] = 2  # two, so that one may die and viewers stay
+    origins: list[str] = []  # allowed Origin, CORS and frame-ancestors; empty: any
+
+
+class Auth(_Section):
+    """Tokens. The signing key is made at the first start, mode 0600, in the data directory."""
+
+    key_file: str = ""  # empty: {data}/signing.key
+    guests: bool = True  # POST /session gives a viewer token to anybody
+    guest_ttl_s: Seconds = 43_200.0  # as long as the longest streams
+    guests_per_minute: Positive = 60  # guest tokens per address: a classroom behind one NAT
+    leeway_s: Annotated[float, Meta(ge=0, le=300)] = 5.0  # clock skew between issuer and us
+
+
+class Streams(_Section):
+    """Which stream ids exist."""
+
+    open: bool = True  # any well-formed id is a stream; false: only those opened before
+
+
+class PerMinute(_Section):
+    """Comments a minute per user and stream, by role; 0: no limit."""
+
+    viewer: Natural = 10
+    vip: Natural = 20
+    moderator: Natural = 100
+    broadcaster: Natural = 100
+    service: Natural = 0
+
+
+class Limits(_Section):
+    """What one sender may cost. Every limit answers with a code, never with silence."""
+
+    max_chars: Annotated[int, Meta(ge=1, le=4000)] = 500  # code points in a comment
+    max_bytes: Annotated[int, Meta(ge=1, le=16_000)] = 2000  # 500 code points of 4 bytes
+    per_minute: PerMinute = msgspec.field(default_factory=PerMinute)
+    commands_per_second: Positive = 50  # per session, over a second; above: close 4029
+    command_bytes: Annotated[int, Meta(ge=1024, le=1 << 20)] = 65_536  # one WebSocket message
+    body_bytes: Annotated[int, Meta(ge=1024, le=1 << 24)] = 1 << 20  # one HTTP request body
+    handshake_s: Seconds = 5.0  # for the whole request head
+    handshake_bytes: Annotated[int, Meta(ge=1024, le=65_536)] = 16_384  # request head
+    connections: Positive = 18_000  # per gateway process; files per process are often 20,000
+    connections_per_address: Positive = 18_000  # loopback and proxies hold everybody
+
+
+class Log(_Section):
+    """The embedded log: a Valkey of its own with `appendfsync always`."""
+
+    max_memory_mb: Annotated[int, Meta(ge=64)] = 1024
+    keep_s: Annotated[float, Meta(ge=600, le=604_800)] = 600.0  # never trimmed within this
+    batch_records: Annotated[int, Meta(ge=1, le=10_000)] = 1000  # per append
+    timeout_s: Seconds = 5.0  # a blocked append or read
+
+
+class State(_Section):
+    """The embedded bus and state: the second Valkey."""
+
+    max_memory_mb: Annotated[int, Meta(ge=64)] = 512
+    timeout_s: Seconds = 2.0
+    ring_s: Seconds = 120.0  # how long a batch stays in the ring
+    ring_bytes: Annotated[int, Meta(ge=65_536)] = 4 << 20  # per stream
+    interest_lease_s: Seconds = 30.0
+    gateway_lease_s: Seconds = 5.0  # a dead gateway's viewers leave the count within this
+
+
+class Ingest(_Section):
+    """The process that owns the log's partitions."""
+
+    address: str = ""  # unix:PATH or tcp:HOST:PORT; empty: a socket in the data directory
+    pending: Positive = 20_000  # submissions waiting for their acknowledgement, in all
+    pending_per_link: Positive = 10_000  # and of one gateway
+    ack_deadline_s: Seconds = 5.0  # after this a submission is answered `unavailable`
+
+
+class Gateway(_Section):
+    """The process that holds viewers."""
+
+    tick_ms: Annotated[float, Meta(ge=1, le=1000)] = 10.0
+    backlog_max: Annotated[int, Meta(ge=0, le=1000)] = 100
+    backlog_default: Annotated[int, Meta(ge=0, le=1000)] = 50
+    resume_max: Annotated[int, Meta(ge=1, le=10_000)] = 1000  # comments a resume may bring
+    recent_s: Seconds = 120.0  # events kept in memory per live stream
+    recent_events: Annotated[int, Meta(ge=100)] = 5000
+    fill_s: Seconds = 3.0  # a hole not filled within this becomes a GAP
+    queue_bytes: Annotated[int, Meta(ge=65_536)] = 1 << 20  # unsent bytes per viewer
+    queue_s: Seconds = 10.0  # and their age; above either: `overflow`
+    overflow: str = "coalesce"  # or "close": 4008
+    ping_s: Seconds = 30.0  # what WELCOME asks clients to keep
+    idle_s: Seconds = 90.0  # silent for this long: the connection is dropped
+    drain_s: Annotated[float, Meta(ge=0, le=3600)] = 1.0  # RECONNECTs are spread over this
+
+
+class Moderation(_Section):
+    """The worker that deletes comments after they were published."""
+
+    terms_files: list[str] = []  # one term a line, `*` as wildcard; added to {data}/terms.txt
+
+
+class Supervisor(_Section):
+    """How `uproar serve` keeps its processes."""
+
+    backoff_s: Seconds = 0.1  # before the first restart; doubles
+    backoff_max_s: Seconds = 5.0
+    stable_s: Seconds = 10.0  # up for this long: the back-off starts anew
+    stop_s: Seconds = 5.0  # from SIGTERM to SIGKILL, per step of the shutdown
+    ready_s: Seconds = 30.0  # for everything to come up
+    disk_free_mb: Natural = 64  # below: the log waits for space
+
+
+class Config(_Section):
+    """The whole tree."""
+
+    data: str = "data"
+    server: Server = msgspec.field(default_factory=Server)
+    auth: Auth = msgspec.field(default_factory=Auth)
+    streams: Streams = msgspec.field(default_factory=Streams)
+    limits: Limits = msgspec.field(default_factory=Limits)
+    log: Log = msgspec.field(default_factory=Log)
+    state: State = msgspec.field(default_factory=State)
+    ingest: Ingest = msgspec.field(default_factory=Ingest)
+    gateway: Gateway = msgspec.field(default_factory=Gateway)
+    moderation: Moderation = msgspec.field(default_factory=Moderation)
+    supervisor: Supervisor = msgspec.field(default_factory=Supervisor)
+
+    @property
+    def data_dir(self) -> Path:
+        """The data directory, absolute."""
+        return Path(self.data).expanduser().resolve()
+
+    @property
+    def key_path(self) -> Path:
+        """The file of the signing key."""
+        return Path(self.auth.key_file).expanduser() if self.auth.key_file else (
+            self.data_dir / "signing.key"
+        )
+
+    def socket(self, name: str) -> Path:
+        """A Unix socket of the running system, e.g. `log`, `state`, `ingest`, `status-gateway1`."""
+        return self.run_dir / f"{name}.sock"
+
+    @property
+    def run_dir(self) -> Path:
+        """The directory of sockets and pid files: {data}/run, or one with a short enough path.
+
+        A Unix socket's path has at most 107 bytes (unix(7)).
+        """
+        run = self.data_dir / "run"
+        if len(os.fsencode(run)) + len("/status-moderation.sock") <= 100:
+            return run
+        digest = hashlib.blake2b(os.fsencode(self.data_dir), digest_size=6).hexdigest()
+        return Path(tempfile.gettempdir()) / f"uproar-{os.getuid()}-{digest}"
+
+
+def load(
+    path: str | os.PathLike[str] | None = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+    flags: Mapping[str, Any] | None = None,
+) -> Config:
+    """Return the effective configuration; raises ConfigError.
+
+    `path` defaults to `uproar.toml` in the working directory where that exists. `flags` maps dotted
+    paths (`server.port`) to values; None values are left out.
+    """
+    tree: dict[str, Any] = {}
+    file = Path(path) if path else Path("uproar.toml")
+    if path or file.exists():
+        try:
+            tree = tomllib.loads(file.read_text("utf-8"))
+        except OSError as error:
+            raise ConfigError(f"{file}: can't be read: {error.strerror}") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{file}: not TOML: {error}") from error
+    for name, text in sorted((os.environ if environ is None else environ).items()):
+        if name.startswith(ENV_PREFIX) and name not in ENV_RESERVED:
+            _put(tree, name[len(ENV_PREFIX) :].lower().split("__"), _literal(text), name)
+    for dotted, value in (flags or {}).items():
+        if value is not None:
+            _put(tree, dotted.split("."), value, dotted)
+    try:
+        config = msgspec.convert(tree, Config)
+    except msgspec.ValidationError as error:
+        raise ConfigError(_sentence(str(error))) from error
+    _check(config)
+    return config
+
+
+def dump(config: Config) -> str:
+    """Return the tree as TOML, in the order of its definition."""
+    tree = msgspec.to_builtins(config)
+    lines = [f"data = {_toml(tree.pop('data'))}"]
+    for section, values in tree.items():
+        lines += ["", f"[{section}]"]
+        lines += [f"{key} = {_toml(value)}" for key, value in values.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _check(config: Config) -> None:
+    if config.gateway.overflow not in ("coalesce", "close"):
+        raise ConfigError(
+            f'gateway.overflow: "{config.gateway.overflow}" is no policy; '
+            'take "coalesce" or "close"'
+        )
+    if config.gateway.backlog_default > config.gateway.backlog_max:
+        raise ConfigError("gateway.backlog_default: above gateway.backlog_max; raise the latter")
+    if config.server.port and config.server.port == config.server.admin_port:
+        raise ConfigError(
+            f"server.admin_port: {config.server.port} is taken by server.port; choose another"
+        )
+
+
+def _put(tree: dict[str, Any], path: list[str], value: Any, source: str) -> None:
+    node = tree
+    for key in path[:-1]:
+        child = node.setdefault(key, {})
+        if not isinstance(child, dict):
+            raise ConfigError(f"{source}: `{key}` is a value, not a section")
+        node = child
+    node[path[-1]] = value
+
+
+def _literal(text: str) -> Any:
+    """An environment value: a TOML literal where it parses as one, else the string itself."""
+    try:
+        return tomllib.loads(f"v = {text}")["v"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _sentence(message: str) -> str:
+    """msgspec's `Expected … - at `$.a.b`` as `a.b: expected …`."""
+    text, _, where = message.partition(" - at `")
+    path = where.rstrip("`").removeprefix("$").removeprefix(".")
+    if text.startswith("Object contains unknown field"):
+        field = text.split("`")[1]
+        path = f"{path}.{field}" if path else field
+        return f"{path}: unknown setting; `uproar config` prints the known ones"
+    return f"{path or 'configuration'}: {text[0].lower()}{text[1:]}"
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return msgspec.json.encode(value).decode()  # a JSON string is a TOML basic string
+    if isinstance(value, list):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_toml(k)} = {_toml(v)}" for k, v in value.items()) + "}"
+    return repr(value)

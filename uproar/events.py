@@ -1,0 +1,166 @@
+"""The vocabulary: every event of a stream, as it stands in the log, the ring and the store.
+
+A `Record` is what the log holds: a versioned msgpack array whose head (stream, time, who, nonce,
+mask, visibility) every consumer reads and whose `data` only those decode that need it. An `Event`
+is a record with its place in the order: its offset. What viewers see of an event is made from it by
+`gateway.dialects`.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Any, Final, NamedTuple, TypeAlias
+
+import msgspec
+
+SCHEMA: Final = 1
+
+
+class Visibility(IntEnum):
+    """Who may see an event. Moderators see all; an author always sees an own comment."""
+
+    ALL = 0
+    HELD = 1
+    SHADOW = 2
+    MODERATORS = 3
+
+
+# The mask stamped by ingest: shown at all, and in which of the nested rate classes.
+SHOWN: Final = 1
+RATE_50: Final = 2
+RATE_20: Final = 4
+RATE_5: Final = 8
+MASK_ALL: Final = SHOWN | RATE_50 | RATE_20 | RATE_5
+
+ROLES: Final = ("viewer", "vip", "moderator", "broadcaster", "service")
+MODERATING_ROLES: Final = frozenset({"moderator", "broadcaster", "service"})
+
+
+class User(msgspec.Struct, array_like=True, frozen=True, omit_defaults=True):
+    """An author as shown to others."""
+
+    id: str
+    name: str
+    role: str = "viewer"
+    color: str | None = None
+    badges: tuple[str, ...] | None = None
+
+
+class Comment(msgspec.Struct, array_like=True, frozen=True, omit_defaults=True):
+    """Data of COMMENT, COMMENT_RESTORED and COMMENT_APPROVED. `ts` is unix ms."""
+
+    id: bytes
+    user: User
+    text: str
+    ts: int
+    reply_to: bytes | None = None
+    emotes: tuple[tuple[str, int, int], ...] | None = None
+
+
+class CommentDeleted(msgspec.Struct, array_like=True, frozen=True, omit_defaults=True):
+    """Data of COMMENT_DELETED; `by` is a user id, or `moderation` for the worker."""
+
+    comment_id: bytes
+    by: str = ""
+    reason: str = ""
+
+
+class UserRemoved(msgspec.Struct, array_like=True, frozen=True, omit_defaults=True):
+    """Data of USER_REMOVED: what viewers see of a ban or timeout (`until` in unix ms)."""
+
+    user_id: str
+    until: int | None = None
+
+
+class Cleared(msgspec.Struct, array_like=True, frozen=True, omit_defaults=True):
+    """Data of CLEARED: all comments at lower offsets are gone from view."""
+
+    by: str = ""
+
+
+Data: TypeAlias = Comment | CommentDeleted | UserRemoved | Cleared
+
+# The log's event types and the shape of their data. What is not here is set aside as poisoned.
+DATA_OF: Final[dict[str, type[msgspec.Struct]]] = {
+    "COMMENT": Comment,
+    "COMMENT_DELETED": CommentDeleted,
+    "USER_REMOVED": UserRemoved,
+    "CLEARED": Cleared,
+}
+
+# Events that a gap must never swallow: they are folded and sent with it (promise 5).
+CONTROL_TYPES: Final = frozenset(DATA_OF) - {"COMMENT"}
+
+
+class Record(msgspec.Struct, array_like=True, frozen=True):
+    """One event as the log holds it. (stream, type family, actor, nonce) makes it idempotent."""
+
+    version: int
+    type: str
+    stream: str
+    ts: int
+    actor: str
+    nonce: str
+    mask: int
+    visibility: int
+    data: msgspec.Raw
+
+
+class PoisonedRecord(ValueError):
+    """A record that no version of this code wrote: set aside, counted, never fatal."""
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_record = msgspec.msgpack.Decoder(Record).decode
+_decoders = {name: msgspec.msgpack.Decoder(shape) for name, shape in DATA_OF.items()}
+
+
+def encode_record(
+    type_: str,
+    stream: str,
+    ts: int,
+    actor: str,
+    nonce: str,
+    data: Data,
+    *,
+    mask: int = MASK_ALL,
+    visibility: Visibility = Visibility.ALL,
+) -> bytes:
+    """Return the bytes of a record for the log."""
+    return _encode((SCHEMA, type_, stream, ts, actor, nonce, mask, int(visibility), data))
+
+
+def decode_record(raw: bytes) -> Record:
+    """Return the head of a record; raises PoisonedRecord with what is wrong."""
+    try:
+        record = _decode_record(raw)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise PoisonedRecord(f"not a record: {error}") from error
+    if record.version != SCHEMA:
+        raise PoisonedRecord(f"schema version {record.version}, this code reads {SCHEMA}")
+    if record.type not in DATA_OF:
+        raise PoisonedRecord(f"unknown event type {record.type[:40]!r}")
+    return record
+
+
+class Event(NamedTuple):
+    """An event in its place: `offset` is the log's, `data` decoded."""
+
+    offset: int
+    type: str
+    ts: int
+    actor: str
+    mask: int
+    visibility: int
+    data: Any
+
+
+def to_event(offset: int, record: Record) -> Event:
+    """Return the record as an event; raises PoisonedRecord when its data is malformed."""
+    try:
+        data = _decoders[record.type].decode(record.data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise PoisonedRecord(f"{record.type} with malformed data: {error}") from error
+    return Event(
+        offset, record.type, record.ts, record.actor, record.mask, record.visibility, data
+    )

@@ -1,0 +1,86 @@
+"""STORE: every comment, for good: history, backlog, replay windows, and what fills a hole.
+
+Comes in: events in log order from the archive, with the archive's position in the same
+transaction. Goes out: pages of comments with deletions applied, and raw events for backfill.
+Rows sort by (era, offset); the era is a rising integer that the store gives each new epoch, so that
+history survives a move to another log.
+
+Adapter: `uproar.store.sqlite`.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+from uproar.events import Event
+
+
+class StoreUnavailable(Exception):
+    """The store did not answer or refused a write; nothing of the call took effect."""
+
+
+class StoredComment(NamedTuple):
+    """A comment's event with where it stands.
+
+    `deleted` is the offset of what took it from view: its deletion, else its author's removal, else
+    a clear; None when nothing did. A restoration undoes the first two, a clear is final.
+    """
+
+    era: int
+    event: Event
+    deleted: int | None
+
+
+class Place(NamedTuple):
+    """A position in a stream's history over all eras; sorts as history does."""
+
+    era: int
+    offset: int
+
+
+class Store(Protocol):
+    """Calls block. One archive writes; any number of processes read."""
+
+    def open_epoch(self, epoch: str) -> int:
+        """Return the era of an epoch, a new one (the highest) for an epoch not seen before."""
+
+    def position(self, epoch: str) -> int:
+        """Return the last offset archived of an epoch, 0 for none."""
+
+    def write(self, era: int, events: list[tuple[str, Event]], position: int) -> None:
+        """Write (stream, event) in log order and the position, all or nothing, idempotently.
+
+        Writing a comment again never touches its deletion. A position at or below the stored one
+        changes nothing.
+        """
+
+    def newest(
+        self, stream: str, limit: int, before: Place | None = None, *, hidden: bool = False
+    ) -> list[StoredComment]:
+        """Return up to `limit` comments, newest first, below `before`.
+
+        Deleted, cleared, held and shadowed ones are left out unless `hidden`.
+        """
+
+    def oldest(self, stream: str, limit: int, after: Place) -> list[StoredComment]:
+        """Return up to `limit` visible comments above `after`, oldest first."""
+
+    def window(
+        self, stream: str, from_ms: int, to_ms: int, limit: int, after: Place | None = None
+    ) -> list[StoredComment]:
+        """Return up to `limit` visible comments with from_ms <= ts < to_ms, in order."""
+
+    def events(self, stream: str, era: int, after: int, upto: int, limit: int) -> list[Event]:
+        """Return up to `limit` events of every kind at offsets (after, upto], in order.
+
+        Comments come as they were written, deleted ones too: the deletions are events here.
+        """
+
+    def comment(self, stream: str, comment_id: bytes) -> StoredComment | None:
+        """Return one comment, deleted or not, None when the stream has none of that id."""
+
+    def count(self, stream: str) -> int:
+        """Return how many comments of a stream are visible in history."""
+
+    def close(self) -> None:
+        """Close the connections."""
