@@ -1,0 +1,119 @@
+"""Archive: log → store. Rows and position in one transaction; what counts is written once.
+
+The position that matters is the store's. The one committed to the log is a hint for trimming, and
+follows behind.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+
+from uproar import status
+from uproar.consumer import Consumer, Poll
+from uproar.events import Event, PoisonedRecord, to_event
+from uproar.log import LogUnavailable
+from uproar.log.valkey import ValkeyLog
+from uproar.logs import event
+from uproar.store import StoreUnavailable
+from uproar.store.sqlite import SqliteStore
+from workers.process import Process
+
+logger = logging.getLogger(__name__)
+
+GROUP = "archive"
+PARTITION = 0
+POLL_RECORDS = 2048
+COMMIT_EVERY_S = 2.0
+
+
+class Archive:
+    """The loop and what it needs."""
+
+    def __init__(self, process: Process) -> None:
+        self.stop = process.stop
+        self.log = ValkeyLog(process.config)
+        self.store = SqliteStore(process.config.data_dir / "store.db", writer=True)
+        self.consumer = Consumer(self.log, GROUP, PARTITION)
+        self.reason = "starting"
+        self.era = 0
+        self.written = 0
+
+    def start(self) -> None:
+        """Take up where the store stands."""
+        while not self.stop.is_set():
+            try:
+                epoch = self.log.epoch(PARTITION)
+                self.era = self.store.open_epoch(epoch)
+                self.consumer.start(self.store.position(epoch), self.stop)
+                return
+            except (LogUnavailable, StoreUnavailable) as error:
+                self._wait(error)
+
+    def run(self) -> None:
+        """Write until stopped."""
+        self.reason = ""
+        commit_at = 0.0
+        while not self.stop.is_set():
+            poll = self.consumer.poll(0.25, POLL_RECORDS, self.stop)
+            if poll.last == poll.after:
+                continue
+            self._write(poll)
+            if time.monotonic() >= commit_at:
+                self.consumer.commit()
+                commit_at = time.monotonic() + COMMIT_EVERY_S
+
+    def _write(self, poll: Poll) -> None:
+        rows: list[tuple[str, Event]] = []
+        for counted in poll.records:
+            try:
+                rows.append((counted.record.stream, to_event(counted.offset, counted.record)))
+            except PoisonedRecord as error:
+                self.consumer.set_aside(counted, error)
+        while not self.stop.is_set():
+            try:
+                self.store.write(self.era, rows, poll.last)
+            except StoreUnavailable as error:
+                self._wait(error)
+                continue
+            self.written += len(rows)
+            if self.reason:
+                self.reason = ""
+                event(logger, "store_back")
+            return
+
+    def _wait(self, error: Exception) -> None:
+        if self.reason != str(error):
+            self.reason = str(error)
+            event(logger, "store_away", level=logging.WARNING, why=self.reason)
+        self.stop.wait(0.2)
+
+
+def work(process: Process) -> None:
+    """The process: `python -m workers archive`."""
+    archive = Archive(process)
+    closer = status.serve(
+        process.config.socket("status-archive"),
+        lambda: {
+            "name": "archive",
+            "pid": os.getpid(),
+            "ready": not archive.reason,
+            "reason": archive.reason,
+            "metrics": (
+                "# HELP uproar_archive_position Offset up to which everything is stored.\n"
+                "# TYPE uproar_archive_position gauge\n"
+                f"uproar_archive_position {archive.consumer.position}\n"
+                "# HELP uproar_archive_written_total Events written to the store.\n"
+                "# TYPE uproar_archive_written_total counter\n"
+                f"uproar_archive_written_total {archive.written}\n"
+            ),
+        },
+    )
+    archive.start()
+    if not process.stop.is_set():
+        process.ready()
+        archive.run()
+        archive.consumer.commit()
+    closer.close()
+    archive.store.close()

@@ -1,0 +1,141 @@
+"""Coordinator: log → ring and bus. One batch per poll and stream, to the shards that want it.
+
+Effects in this order: ring, interest, publish, last, commit. So a gateway that has written its
+interest and then read the ring has every batch, from the one or from the other.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+
+from uproar import status
+from uproar.bus import BusLost, channel
+from uproar.bus.valkey import ValkeyBus
+from uproar.consumer import Consumer
+from uproar.log import LogUnavailable
+from uproar.log.valkey import ValkeyLog
+from uproar.logs import event
+from uproar.state import RingWrite, StateLost
+from uproar.state.valkey import ValkeyState
+from workers.chain import Chain, Link
+from workers.process import Process
+
+logger = logging.getLogger(__name__)
+
+GROUP = "coordinator"
+PARTITION = 0
+POLL_RECORDS = 4096
+COMMIT_EVERY_S = 0.1
+SAY_LAST_EVERY_S = 0.5  # also when nothing happens: a state server that was emptied learns it again
+
+
+class Coordinator:
+    """The shell around `Chain`."""
+
+    def __init__(self, process: Process) -> None:
+        config = process.config
+        self.stop = process.stop
+        self.log = ValkeyLog(config)
+        self.state = ValkeyState(config)
+        self.bus = ValkeyBus(config)
+        self.consumer = Consumer(self.log, GROUP, PARTITION)
+        self.config = config
+        self.epoch = ""
+        self.reason = "starting"
+        self.published = 0
+
+    def start(self) -> Chain:
+        """Find out where this group stands and take up reading there."""
+        position = 0
+        while not self.stop.is_set():
+            try:
+                self.epoch = self.log.epoch(PARTITION)
+                position = self.log.position(GROUP, PARTITION)
+                break
+            except LogUnavailable as error:
+                self.reason = str(error)
+                self.stop.wait(0.05)
+        self.consumer.start(position, self.stop)
+        return Chain(
+            position, ring_s=self.config.state.ring_s, ring_bytes=self.config.state.ring_bytes
+        )
+
+    def run(self, chain: Chain) -> None:
+        """Publish until stopped."""
+        committed, commit_at, say_at = self.consumer.position, 0.0, 0.0
+        self.reason = ""
+        while not self.stop.is_set():
+            poll = self.consumer.poll(chain.wait_s(time.time(), 0.25), POLL_RECORDS, self.stop)
+            now = time.time()
+            links = chain.extend(poll, now)
+            tails = chain.tails(now)
+            if links or tails or now >= say_at:
+                self._deliver(links, tails)
+                say_at = now + SAY_LAST_EVERY_S
+            if self.consumer.position > committed and now >= commit_at:
+                if self.consumer.commit():
+                    committed = self.consumer.position
+                commit_at = now + COMMIT_EVERY_S
+
+    def _deliver(self, links: list[Link], tails: list[tuple[str, bytes]]) -> None:
+        """Ring, then publish; again until it is done: nothing behind it may overtake."""
+        writes = [RingWrite(*link) for link in links]
+        while not self.stop.is_set():
+            try:
+                now = time.time()
+                shards = self.state.write_rings(writes, now) if writes else []
+                messages = [
+                    (channel(link.stream, shard), link.payload)
+                    for link, interested in zip(links, shards, strict=True)
+                    for shard in interested
+                ]
+                messages += [
+                    (channel(stream, shard), payload)
+                    for stream, payload in tails
+                    for shard in self.state.interest(stream, now)
+                ]
+                if messages:
+                    self.bus.publish(messages)
+                self.state.set_last(PARTITION, self.consumer.position, self.epoch)
+            except (StateLost, BusLost) as error:
+                if not self.reason:
+                    event(logger, "state_away", level=logging.WARNING, why=str(error))
+                self.reason = str(error)
+                self.stop.wait(0.05)
+                continue
+            if self.reason:
+                self.reason = ""
+                event(logger, "state_back", position=self.consumer.position)
+            self.published += len(messages)
+            return
+
+
+def work(process: Process) -> None:
+    """The process: `python -m workers coordinator`."""
+    coordinator = Coordinator(process)
+    closer = status.serve(
+        process.config.socket("status-coordinator"),
+        lambda: {
+            "name": "coordinator",
+            "pid": os.getpid(),
+            "ready": not coordinator.reason,
+            "reason": coordinator.reason,
+            "metrics": (
+                "# HELP uproar_coordinator_position Offset up to which everything is published.\n"
+                "# TYPE uproar_coordinator_position gauge\n"
+                f"uproar_coordinator_position {coordinator.consumer.position}\n"
+                "# HELP uproar_coordinator_published_total Messages published on the bus.\n"
+                "# TYPE uproar_coordinator_published_total counter\n"
+                f"uproar_coordinator_published_total {coordinator.published}\n"
+            ),
+        },
+    )
+    chain = coordinator.start()
+    if not process.stop.is_set():
+        coordinator._deliver([], [])
+        process.ready()
+        coordinator.run(chain)
+        coordinator.consumer.commit()
+    closer.close()
