@@ -1,0 +1,409 @@
+"""The reference engine: gevent, gevent-websocket and plain Python. Runs anywhere, and is the oracle.
+
+gevent-websocket's handler does the upgrade; frames are `uproar.frames`, because the package's own
+reader has no size limit, accepts unmasked frames and answers some closes with the wrong code. One
+greenlet reads a connection; writing is a plain non-blocking send of the shared bytes, and a watcher
+of the hub only where a socket is full.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from typing import Any
+
+import gevent
+from gevent import pywsgi
+from geventwebsocket.handler import WebSocketHandler
+
+from gateway.engine import (
+    Closed,
+    Drained,
+    EngineEvent,
+    EngineLimits,
+    Opened,
+    Pinged,
+    Received,
+    Request,
+    WsgiApp,
+)
+from uproar import frames
+from uproar.logs import event
+
+logger = logging.getLogger(__name__)
+
+READ_BYTES = 65_536
+LINGER_S = 2.0  # from our close frame to hanging up
+WRITABLE = 2  # libev's name for it
+
+
+class _Connection:
+    """One WebSocket. Unsent bytes are references to shared frames, oldest first."""
+
+    __slots__ = (
+        "audiences", "closing", "full", "queue", "queued", "raw", "sid", "since", "sock", "watcher",
+    )  # fmt: skip
+
+    def __init__(self, sid: int, sock: Any) -> None:
+        self.sid = sid
+        self.sock = sock
+        self.raw = sock._sock  # the non-blocking socket below gevent's: EAGAIN comes out as such
+        self.audiences: set[int] = set()
+        self.queue: deque[memoryview] = deque()
+        self.queued = 0
+        self.since = 0.0  # when the oldest queued byte was queued
+        self.full = False
+        self.closing = False
+        self.watcher: Any = None
+
+
+class ReferenceEngine:
+    """`gateway.engine.Engine` in plain Python."""
+
+    def __init__(
+        self,
+        limits: EngineLimits,
+        subprotocols: tuple[str, ...],
+        up: Callable[[list[EngineEvent]], None],
+    ) -> None:
+        self.limits = limits
+        self.subprotocols = subprotocols
+        self._up = up
+        self._events: list[EngineEvent] = []
+        self._connections: dict[int, _Connection] = {}
+        self._audiences: dict[int, set[_Connection]] = {}
+        self._addresses: Counter[str] = Counter()
+        self._next_sid = 0
+        self._server: Any = None
+        self.bytes_sent = 0
+        self.frames_sent = 0
+
+    # -- the interface ----------------------------------------------------------------------------
+
+    def start(self, listener: socket.socket, app: WsgiApp) -> None:
+        self._server = pywsgi.WSGIServer(
+            listener, app, handler_class=_Handler, log=None, error_log=logger
+        )
+        self._server.engine = self
+        self._server.logger = logger
+        self._server.start()
+
+    def frame(self, payload: bytes, *, text: bool) -> bytes:
+        return frames.encode(frames.Opcode.TEXT if text else frames.Opcode.BINARY, payload)
+
+    def send(self, sid: int, frame: bytes) -> bool:
+        connection = self._connections.get(sid)
+        return connection is None or self._write(connection, frame)
+
+    def broadcast(self, audience: int, frame: bytes) -> list[int]:
+        members = self._audiences.get(audience)
+        if not members:
+            return []
+        write = self._write
+        return [member.sid for member in list(members) if not write(member, frame)]
+
+    def join(self, sid: int, audience: int) -> None:
+        connection = self._connections.get(sid)
+        if connection is not None:
+            connection.audiences.add(audience)
+            self._audiences.setdefault(audience, set()).add(connection)
+
+    def leave(self, sid: int, audience: int) -> None:
+        connection = self._connections.get(sid)
+        if connection is not None:
+            connection.audiences.discard(audience)
+            self._leave(connection, audience)
+
+    def close(self, sid: int, code: int, reason: str) -> None:
+        connection = self._connections.get(sid)
+        if connection is None or connection.closing:
+            return
+        connection.closing = True
+        for audience in list(connection.audiences):
+            self.leave(sid, audience)
+        self._write(connection, frames.encode_close(code, reason), always=True)
+        gevent.spawn_later(LINGER_S, self._hang_up, connection)
+
+    def stop_accepting(self) -> None:
+        self._server.stop_accepting()
+
+    def stop(self) -> None:
+        for connection in list(self._connections.values()):
+            self._hang_up(connection)
+        self._server.stop(timeout=1)
+
+    @property
+    def connections(self) -> int:
+        """How many WebSockets are open."""
+        return len(self._connections)
+
+    # -- writing ----------------------------------------------------------------------------------
+
+    def _write(self, connection: _Connection, frame: bytes, *, always: bool = False) -> bool:
+        if connection.full and not always:
+            return False
+        sent = 0
+        if not connection.queue:
+            try:
+                sent = connection.raw.send(frame)
+            except BlockingIOError:
+                pass
+            except OSError:
+                # The reading greenlet sees the broken connection and reports it.
+                return True
+            self.frames_sent += 1
+            self.bytes_sent += sent
+            if sent == len(frame):
+                return True
+            connection.since = time.monotonic()
+        elif not always and (
+            connection.queued + len(frame) > self.limits.queue_bytes
+            or time.monotonic() - connection.since > self.limits.queue_s
+        ):
+            connection.full = True
+            return False
+        connection.queue.append(memoryview(frame)[sent:])
+        connection.queued += len(frame) - sent
+        if connection.watcher is None:
+            watcher = gevent.get_hub().loop.io(connection.raw.fileno(), WRITABLE)
+            connection.watcher = watcher
+            watcher.start(self._flush, connection)
+        return True
+
+    def _flush(self, connection: _Connection) -> None:
+        """Runs in the hub when a full socket takes bytes again."""
+        try:
+            while connection.queue:
+                part = connection.queue[0]
+                sent = connection.raw.send(part)
+                self.bytes_sent += sent
+                connection.queued -= sent
+                if sent < len(part):
+                    connection.queue[0] = part[sent:]
+                    return
+                connection.queue.popleft()
+                connection.since = time.monotonic()
+        except BlockingIOError:
+            return
+        except OSError:
+            connection.queue.clear()
+            connection.queued = 0
+        self._unwatch(connection)
+        if connection.full:
+            connection.full = False
+            self._tell(Drained(connection.sid))
+
+    def _unwatch(self, connection: _Connection) -> None:
+        if connection.watcher is not None:
+            connection.watcher.stop()
+            connection.watcher.close()
+            connection.watcher = None
+
+    # -- reading ----------------------------------------------------------------------------------
+
+    def serve(self, sock: Any, request: Request, first: bytes) -> None:
+        """Read one connection until it ends; called by its greenlet after the handshake."""
+        self._next_sid += 1
+        connection = _Connection(self._next_sid, sock)
+        self._connections[connection.sid] = connection
+        self._addresses[request.address] += 1
+        self._tell(Opened(connection.sid, request))
+        code = 1006
+        try:
+            code = self._read(connection, first)
+        except OSError:
+            pass
+        finally:
+            self._forget(connection, request.address)
+            self._tell(Closed(connection.sid, code))
+
+    def _read(self, connection: _Connection, first: bytes) -> int:
+        parser = frames.FrameParser(role="server", max_message=self.limits.message_bytes)
+        sock = connection.sock
+        # A client that says nothing is asked once with a ping; then it is gone.
+        sock.settimeout(self.limits.idle_s / 2)
+        asked = False
+        data = first
+        while True:
+            for message in parser.feed(data) if data else ():
+                if isinstance(message, frames.Text):
+                    self._tell(Received(connection.sid, message.text))
+                elif isinstance(message, frames.Binary):
+                    self._tell(Received(connection.sid, message.data))
+                elif isinstance(message, frames.Close):
+                    answer = 1000 if message.code == frames.NO_STATUS else message.code
+                    self._write(connection, frames.encode_close(answer), always=True)
+                    return message.code
+                else:
+                    if isinstance(message, frames.Ping):
+                        self._write(connection, frames.encode(frames.Opcode.PONG, message.data))
+                    self._tell(Pinged(connection.sid))
+            if parser.error is not None:
+                if not connection.closing:
+                    refusal = frames.encode_close(parser.error.code, parser.error.reason)
+                    self._write(connection, refusal, always=True)
+                return parser.error.code
+            try:
+                data = sock.recv(READ_BYTES)
+            except TimeoutError:
+                if asked:
+                    return 1006
+                asked, data = True, b""
+                self._write(connection, frames.encode(frames.Opcode.PING, b""))
+                continue
+            if not data:
+                return 1006
+            asked = False
+
+    def refuses(self, address: str) -> bool:
+        """Whether there is room for no more connections, in all or of this address."""
+        return (
+            len(self._connections) >= self.limits.connections
+            or self._addresses[address] >= self.limits.connections_per_address
+        )
+
+    def _forget(self, connection: _Connection, address: str) -> None:
+        self._connections.pop(connection.sid, None)
+        self._addresses[address] -= 1
+        if not self._addresses[address]:
+            del self._addresses[address]
+        for audience in connection.audiences:
+            self._leave(connection, audience)
+        self._unwatch(connection)
+        connection.queue.clear()
+
+    def _leave(self, connection: _Connection, audience: int) -> None:
+        members = self._audiences.get(audience)
+        if members is not None:
+            members.discard(connection)
+            if not members:
+                del self._audiences[audience]
+
+    def _hang_up(self, connection: _Connection) -> None:
+        try:
+            connection.raw.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+
+    # -- upwards ----------------------------------------------------------------------------------
+
+    def _tell(self, what: EngineEvent) -> None:
+        """Collect what happens in one turn of the hub into one batch."""
+        if not self._events:
+            gevent.get_hub().loop.run_callback(self._hand_up)
+        self._events.append(what)
+
+    def _hand_up(self) -> None:
+        batch, self._events = self._events, []
+        try:
+            self._up(batch)
+        except Exception:
+            # A fault of ours must cost one batch, not the process (promise 6).
+            event(logger, "batch_failed", level=logging.ERROR, exc_info=True)
+
+
+class _Handler(WebSocketHandler):  # type: ignore[misc]
+    """gevent-websocket's upgrade, with a deadline for the request head and our frames after it."""
+
+    _deadline: Any = None
+
+    def read_requestline(self) -> Any:
+        limits = self.server.engine.limits
+        self._deadline = gevent.Timeout.start_new(limits.handshake_s, _SlowHead)
+        return super().read_requestline()
+
+    def read_request(self, raw_requestline: Any) -> Any:
+        file = self.rfile
+        self.rfile = _BoundedHead(file, self.server.engine.limits.handshake_bytes)
+        try:
+            return super().read_request(raw_requestline)
+        finally:
+            self.rfile = file
+            self._disarm()
+
+    def handle_one_request(self) -> Any:
+        try:
+            return super().handle_one_request()
+        except _SlowHead:
+            return 408, b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\n\r\n"
+        finally:
+            self._disarm()
+
+    def _disarm(self) -> None:
+        if self._deadline is not None:
+            self._deadline.close()
+            self._deadline = None
+
+    def run_application(self) -> None:
+        engine = self.server.engine
+        if self.environ.get("HTTP_UPGRADE", "").lower() == "websocket" and engine.refuses(
+            self.client_address[0]
+        ):
+            self.start_response("503 Service Unavailable", [("Retry-After", "2")])
+            self.result = [b"this gateway is full; try again\n"]
+            self.process_result()
+            return
+        super().run_application()
+
+    def start_response(self, status: str, headers: Any, exc_info: Any = None) -> Any:
+        if status.startswith("101"):
+            self.chosen = _choose(
+                self.environ.get("HTTP_SEC_WEBSOCKET_PROTOCOL", ""),
+                self.server.engine.subprotocols,
+            )
+            if self.chosen:
+                headers = [*headers, ("Sec-WebSocket-Protocol", self.chosen)]
+        return super().start_response(status, headers, exc_info)
+
+    def run_websocket(self) -> None:
+        """Called when the 101 has been written: from here on the connection is the engine's."""
+        environ = self.environ
+        self.websocket.closed = True  # its object is not used; this keeps it from closing ours
+        self.socket.settimeout(0.0)
+        first = self.rfile.peek()  # frames that came in the same segment as the handshake
+        request = Request(
+            environ["PATH_INFO"],
+            environ.get("QUERY_STRING", ""),
+            {
+                key[5:].replace("_", "-").lower(): value
+                for key, value in environ.items()
+                if key.startswith("HTTP_")
+            },
+            self.client_address[0] if self.client_address else "local",
+            self.chosen,
+        )
+        self.server.engine.serve(self.socket, request, bytes(first or b""))
+
+    def log_request(self) -> None:
+        """Requests are counted, not logged: query strings may hold tokens."""
+
+
+class _SlowHead(BaseException):
+    """The request head did not arrive in time. No Exception, so that pywsgi lets it through."""
+
+
+class _BoundedHead:
+    """The request's headers as a file that refuses to give more than the limit."""
+
+    def __init__(self, file: Any, limit: int) -> None:
+        self._file = file
+        self._left = limit
+
+    def readline(self, limit: int = -1) -> bytes:
+        line: bytes = self._file.readline(min(limit, self._left + 1) if limit >= 0 else self._left)
+        self._left -= len(line)
+        if self._left < 0:
+            raise ValueError("the request head is too large")
+        return line
+
+
+def _choose(offered: str, known: tuple[str, ...]) -> str | None:
+    for name in (part.strip() for part in offered.split(",")):
+        if name in known:
+            return name
+    return None
+
+

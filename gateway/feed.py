@@ -1,0 +1,350 @@
+"""The feed: from the bus to the live streams, with every hole filled or named.
+
+Opening a stream: SUBSCRIBE confirmed → interest written → last offset and ring read → live. The
+coordinator writes the ring, *then* reads interest, then publishes: so every batch is either in what
+was read or comes to us. A broken chain is filled from the ring, then the store; live batches wait
+for it, at most `gateway.fill_s`, then a GAP stands in its place.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable
+from typing import Any
+
+import gevent
+from gevent.event import Event as Flag
+
+from gateway.live import Live
+from uproar.batch import Batch, decode_batch
+from uproar.bus import Bus, BusLost, Subscriber, channel, control_channel
+from uproar.config import Config
+from uproar.events import Event, PoisonedRecord
+from uproar.logs import event
+from uproar.state import RingEntry, State, StateLost
+from uproar.store import Store, StoreUnavailable
+
+logger = logging.getLogger(__name__)
+
+SHARD = 0
+PARTITION = 0
+PROBE_EVERY_S = 1.0
+PROBE_LATE_S = 3.0
+STORE_EVENTS = 5000  # one fill from the store; a longer hole is a GAP
+
+
+class Feed:
+    """Owns the subscriber and all live streams of this process."""
+
+    def __init__(
+        self,
+        config: Config,
+        name: str,
+        bus: Bus,
+        state: State,
+        store: Store,
+        in_pool: Callable[..., Any],
+        on_ready: Callable[[Live], None],
+        on_events: Callable[[Live], None],
+    ) -> None:
+        self.config = config
+        self.name = name
+        self.bus = bus
+        self.state = state
+        self.store = store
+        self.in_pool = in_pool  # runs a blocking store call on a thread: in_pool(function, *args)
+        self.on_ready = on_ready
+        self.on_events = on_events
+        self.live: dict[str, Live] = {}
+        self.gaps = 0
+        self.fills = 0
+        self.probe_at = 0.0  # when the last probe of ours came back, monotonic
+        self._subscriber: Subscriber | None = None
+        self._confirmed: dict[str, Flag] = {}
+        self._filling: set[str] = set()
+        self._unwatched: dict[str, float] = {}
+
+    def start(self) -> None:
+        """Start the reader, the leases and the probe."""
+        for loop in (self._read, self._probe, self._renew):
+            gevent.spawn(loop)
+
+    @property
+    def delivers(self) -> bool:
+        """Whether a probe came through the bus to us lately."""
+        return time.monotonic() - self.probe_at < PROBE_LATE_S
+
+    def watch(self, stream: str) -> Live:
+        """Return a stream's live state, opening it when it is new; `on_ready` says when it is."""
+        self._unwatched.pop(stream, None)
+        live = self.live.get(stream)
+        if live is None:
+            live = self.live[stream] = Live(
+                stream,
+                keep_events=self.config.gateway.recent_events,
+                keep_ms=int(self.config.gateway.recent_s * 1000),
+            )
+            gevent.spawn(self._open, live)
+        return live
+
+    def unwatch(self, stream: str) -> None:
+        """Say that nobody watches a stream now; it is kept for a lease's time."""
+        self._unwatched[stream] = time.monotonic()
+
+    # -- the bus ----------------------------------------------------------------------------------
+
+    def _read(self) -> None:
+        """Hold a subscriber; make a new one, with everything on it, whenever it is lost."""
+        while True:
+            try:
+                subscriber = self.bus.subscriber()
+                subscriber.subscribe([control_channel(self.name)])
+                self._subscriber = subscriber
+                for live in list(self.live.values()):
+                    gevent.spawn(self._open if not live.ready else self._reopen, live)
+                while True:
+                    message = subscriber.get(1.0)
+                    if message is not None:
+                        self._on_message(*message)
+            except BusLost as error:
+                event(logger, "bus_lost", level=logging.WARNING, why=str(error))
+            lost, self._subscriber = self._subscriber, None
+            if lost is not None:
+                lost.close()
+            gevent.sleep(0.05 + random.random() * 0.05)
+
+    def _on_message(self, where: str, payload: bytes | None) -> None:
+        if payload is None:
+            flag = self._confirmed.get(where)
+            if flag is not None:
+                flag.set()
+            return
+        if where == control_channel(self.name):
+            self.probe_at = time.monotonic()
+            return
+        live = self.live.get(where.split(":", 2)[1])
+        if live is None:
+            return
+        try:
+            batch = decode_batch(payload)
+        except PoisonedRecord as error:
+            event(logger, "batch_poisoned", level=logging.WARNING, where=where, why=str(error))
+            return
+        self._take(live, batch)
+
+    def _take(self, live: Live, batch: Batch) -> None:
+        if live.take(batch):
+            if live.pending:
+                self.on_events(live)
+        elif live.ready:
+            self._start_fill(live)
+
+    def _subscribed(self, stream: str) -> bool:
+        """Subscribe and wait for the confirmation."""
+        where = channel(stream, SHARD)
+        subscriber = self._subscriber
+        if subscriber is None:
+            return False
+        flag = self._confirmed[where] = Flag()
+        try:
+            subscriber.subscribe([where])
+        except BusLost:
+            return False
+        return bool(flag.wait(1.0))
+
+    # -- opening ----------------------------------------------------------------------------------
+
+    def _open(self, live: Live) -> None:
+        """Bring a stream up; tries until it is, or nobody wants it any more."""
+        while self.live.get(live.stream) is live and not live.ready:
+            try:
+                if self._subscribed(live.stream):
+                    self._interest([live.stream])
+                    self._begin(live)
+                    break
+            except (StateLost, StoreUnavailable) as error:
+                event(
+                    logger, "open_delayed", level=logging.WARNING,
+                    stream=live.stream, why=str(error),
+                )  # fmt: skip
+            gevent.sleep(0.1)
+        else:
+            return
+        self.on_ready(live)
+        if live.hole is not None:
+            self._start_fill(live)
+        if live.pending:
+            self.on_events(live)
+
+    def _begin(self, live: Live) -> None:
+        known = self.state.last(PARTITION)
+        if known is None:
+            raise StateLost("the coordinator has not said yet where it stands")
+        last, epoch = known
+        past, position = _chained(self.state.ring(live.stream, 0), last)
+        rows = self.in_pool(self.store.newest, live.stream, self.config.gateway.backlog_max)
+        era = self._era(epoch)
+        below = past[0].offset if past else position + 1
+        backlog = [
+            # A comment of an earlier epoch has an offset of that epoch: it precedes all of ours.
+            row.event if row.era == era else row.event._replace(offset=0)
+            for row in reversed(rows)
+            if row.era != era or row.event.offset < below
+        ]
+        live.open(epoch, position, past, backlog)
+
+    def _reopen(self, live: Live) -> None:
+        """After a lost bus: subscribe again, then fill what was missed meanwhile."""
+        while self.live.get(live.stream) is live and self._subscriber is not None:
+            try:
+                if self._subscribed(live.stream):
+                    self._interest([live.stream])
+                    known = self.state.last(PARTITION)
+                    if known is not None and known[0] > live.position:
+                        self._take(live, Batch(known[0], known[0], []))
+                    return
+            except StateLost as error:
+                event(logger, "reopen_delayed", stream=live.stream, why=str(error))
+            gevent.sleep(0.1)
+
+    # -- holes ------------------------------------------------------------------------------------
+
+    def _start_fill(self, live: Live) -> None:
+        if live.stream not in self._filling:
+            self._filling.add(live.stream)
+            gevent.spawn(self._fill, live)
+
+    def _fill(self, live: Live) -> None:
+        self.fills += 1
+        began = time.monotonic()
+        try:
+            while (hole := live.hole) is not None:
+                late = time.monotonic() - began > self.config.gateway.fill_s
+                if not (self._from_ring(live, hole[1]) or self._from_store(live, hole[1])):
+                    if late or live.overfull:
+                        self.gaps += 1
+                        event(
+                            logger, "gap", level=logging.WARNING,
+                            stream=live.stream, after=hole[0], upto=hole[1],
+                        )  # fmt: skip
+                        live.give_up(hole[1], "not_available")
+                    else:
+                        gevent.sleep(0.02 + random.random() * 0.03)
+                if live.pending:
+                    self.on_events(live)
+        finally:
+            self._filling.discard(live.stream)
+        if live.pending:
+            self.on_events(live)
+
+    def _from_ring(self, live: Live, upto: int) -> bool:
+        """Fill as far as the ring's chain joins; True when that is far enough."""
+        try:
+            entries = self.state.ring(live.stream, live.position)
+        except StateLost:
+            return False
+        for entry in entries:
+            batch = decode_batch(entry.payload)
+            if batch.prev > live.position:
+                return False
+            live.fill(batch)
+            if live.position >= upto:
+                return True
+        return False
+
+    def _from_store(self, live: Live, upto: int) -> bool:
+        """Fill from the store where the archive has come past the hole."""
+        after = live.position
+        try:
+            events = self.in_pool(self._stored, live.stream, live.epoch, after, upto)
+        except StoreUnavailable:
+            return False
+        if events is None:
+            return False
+        live.fill(Batch(after, upto, events))
+        return True
+
+    def _stored(self, stream: str, epoch: str, after: int, upto: int) -> list[Event] | None:
+        """Return the events at (after, upto], None when the store does not have them all (yet)."""
+        if self.store.position(epoch) < upto:
+            return None
+        events = self.store.events(
+            stream, self.store.open_epoch(epoch), after, upto, STORE_EVENTS + 1
+        )
+        return events if len(events) <= STORE_EVENTS else None
+
+    def stored_since(self, live: Live, after: int) -> list[Event] | None:
+        """Return a stream's events at (after, live.start] for a resume, None when not to be had."""
+        upto = live.start
+        try:
+            events: list[Event] | None = self.in_pool(
+                self._stored, live.stream, live.epoch, after, upto
+            )
+        except StoreUnavailable:
+            return None
+        return events
+
+    def _era(self, epoch: str) -> int:
+        try:
+            return int(self.in_pool(self.store.open_epoch, epoch))
+        except StoreUnavailable:
+            return -1
+
+    # -- leases and the probe ---------------------------------------------------------------------
+
+    def _interest(self, streams: list[str]) -> None:
+        if streams:
+            until = time.time() + self.config.state.interest_lease_s
+            self.state.add_interest(streams, SHARD, until)
+
+    def _renew(self) -> None:
+        lease_s = self.config.state.interest_lease_s
+        while True:
+            gevent.sleep(lease_s / 6)
+            self._forget_unwatched(lease_s)
+            try:
+                self._interest(list(self.live))
+            except StateLost:
+                continue
+
+    def _forget_unwatched(self, lease_s: float) -> None:
+        now = time.monotonic()
+        for stream, since in list(self._unwatched.items()):
+            if now - since > lease_s:
+                del self._unwatched[stream]
+                self.live.pop(stream, None)
+                self._confirmed.pop(channel(stream, SHARD), None)
+                try:
+                    if self._subscriber is not None:
+                        self._subscriber.unsubscribe([channel(stream, SHARD)])
+                except BusLost:
+                    continue
+
+    def _probe(self) -> None:
+        while True:
+            try:
+                self.bus.publish([(control_channel(self.name), b"probe")])
+            except BusLost:
+                pass  # it shows by not coming back
+            gevent.sleep(PROBE_EVERY_S)
+
+
+def _chained(entries: list[RingEntry], last: int) -> tuple[list[Event], int]:
+    """Return the ring's newest events that join without a hole, and the position after them."""
+    batches: list[Batch] = []
+    for entry in entries:
+        try:
+            batch = decode_batch(entry.payload)
+        except PoisonedRecord:
+            batches.clear()
+            continue
+        if batches and batch.prev > batches[-1].last:
+            batches.clear()
+        batches.append(batch)
+    events: list[Event] = []
+    for batch in batches:
+        after = events[-1].offset if events else 0
+        events += [found for found in batch.events if found.offset > after]
+    return events, max(last, batches[-1].last if batches else 0)

@@ -1,0 +1,421 @@
+"""The REST API: routes, who may call them, and what they do (DESIGN section 9)."""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import gevent
+import msgspec
+from gevent.event import AsyncResult
+
+from gateway.commands import CommentCommand
+from gateway.dialects import native
+from gateway.feed import Feed
+from gateway.http.pages import Pages
+from gateway.http.wire import HttpRequest, Problem, Response, StartResponse
+from gateway.session import STREAM_ID
+from gateway.viewers import draft_of
+from uproar import ids
+from uproar.auth import AuthError, Claims, Verifier, make_token, printable
+from uproar.config import Config
+from uproar.events import Comment, CommentDeleted
+from uproar.ipc import Answer, IngestLink
+from uproar.logs import event
+from uproar.state import StateLost
+from uproar.store import Place, StoredComment, StoreUnavailable
+
+logger = logging.getLogger(__name__)
+
+ANSWER_S = 8.0  # above the link's own deadline: it answers first
+ARCHIVE_S = 0.5  # for history to reach what was acknowledged before the request
+ARRAY_MAX = 500
+
+
+class PostedComment(msgspec.Struct, forbid_unknown_fields=True):
+    """Body of POST /stream/{id}/comments; the same fields as the COMMENT command."""
+
+    text: str
+    nonce: str | None = None
+    reply_to: str | None = None
+    user: dict[str, Any] | None = None
+    ts: int | None = None
+
+
+class NewSession(msgspec.Struct, forbid_unknown_fields=True):
+    """Body of POST /session."""
+
+    name: str
+
+
+class Guests:
+    """Guest tokens per address and minute."""
+
+    def __init__(self, per_minute: int) -> None:
+        self._per_minute = per_minute
+        self._seen: OrderedDict[str, list[float]] = OrderedDict()
+
+    def admit(self, address: str, now: float) -> float:
+        """Return 0, or the seconds to wait."""
+        times = [at for at in self._seen.pop(address, []) if at > now - 60]
+        self._seen[address] = times
+        while len(self._seen) > 10_000:
+            self._seen.popitem(last=False)
+        if len(times) >= self._per_minute:
+            return times[0] + 60 - now
+        times.append(now)
+        return 0.0
+
+
+class Api:
+    """The WSGI application of a gateway."""
+
+    def __init__(
+        self,
+        config: Config,
+        key: bytes,
+        verifier: Verifier,
+        feed: Feed,
+        link: IngestLink,
+        viewer_count: Callable[[str], int | None],
+    ) -> None:
+        self.config = config
+        self.key = key
+        self.verifier = verifier
+        self.feed = feed
+        self.link = link
+        self.viewer_count = viewer_count
+        self.pages = Pages(config.server.origins)
+        self.guests = Guests(config.auth.guests_per_minute)
+        self.acknowledged = 0  # the newest offset this gateway has acknowledged
+        stream = r"/stream/(?P<stream>[^/]+)"
+        self._routes: list[tuple[str, re.Pattern[str], Callable[..., Response]]] = [
+            ("GET", re.compile(r"/"), lambda request: self.pages.get("index.html")),
+            ("GET", re.compile(r"/assets/(?P<name>[^/]+)"), self._asset),
+            ("POST", re.compile(r"/session"), self._session),
+            ("GET", re.compile(stream), self._stream),
+            ("GET", re.compile(stream + r"/comments"), self._history),
+            ("POST", re.compile(stream + r"/comments"), self._post),
+            ("DELETE", re.compile(stream + r"/comments/(?P<comment>[^/]+)"), self._delete),
+        ]
+
+    def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        try:
+            request = HttpRequest(environ, self.config.limits.body_bytes)
+            response = self._answer(request)
+            response.headers = [*response.headers, *self._cors(request)]
+        except Problem as problem:
+            response = problem.response()
+        except Exception:
+            event(logger, "request_failed", level=logging.ERROR, exc_info=True)
+            response = Problem(500, "internal_error", "a fault of ours; it is logged").response()
+        if environ["REQUEST_METHOD"] == "HEAD":
+            response.body = b""
+        return response.send(start_response)
+
+    def _answer(self, request: HttpRequest) -> Response:
+        method = "GET" if request.method == "HEAD" else request.method
+        allowed = []
+        for verb, pattern, handler in self._routes:
+            found = pattern.fullmatch(request.path)
+            if found is None:
+                continue
+            if verb != method:
+                allowed.append(verb)
+                continue
+            try:
+                return handler(request, **found.groupdict())
+            except Problem as problem:
+                return problem.response()
+        if allowed and method == "OPTIONS":
+            return Response(204, b"", headers=[("Allow", ", ".join(allowed))])
+        if allowed:
+            problem = Problem(405, "not_allowed", f"{method} is not served here").response()
+            problem.headers = [*problem.headers, ("Allow", ", ".join(allowed))]
+            return problem
+        raise Problem(404, "not_found", "there is nothing at this path")
+
+    def _cors(self, request: HttpRequest) -> list[tuple[str, str]]:
+        origin = request.header("origin")
+        if not origin or (self.config.server.origins and origin not in self.config.server.origins):
+            return []
+        return [
+            ("Access-Control-Allow-Origin", origin),
+            ("Access-Control-Allow-Headers", "Authorization, Content-Type"),
+            ("Access-Control-Allow-Methods", "GET, POST, DELETE, PATCH, PUT"),
+            ("Vary", "Origin"),
+        ]
+
+    # -- pages and guests -------------------------------------------------------------------------
+
+    def _asset(self, request: HttpRequest, name: str) -> Response:
+        return self.pages.get(name)
+
+    def _session(self, request: HttpRequest) -> Response:
+        if not self.config.auth.guests:
+            raise Problem(403, "not_allowed", "guests are not let in here (auth.guests)")
+        wait_s = self.guests.admit(request.address, time.monotonic())
+        if wait_s:
+            raise Problem(
+                429, "rate_limited", "too many guests from this address; try again later",
+                retry_after_ms=int(wait_s * 1000) + 1,
+            )  # fmt: skip
+        name = request.body(NewSession).name.strip()
+        if not 1 <= len(name) <= 40 or not printable(name) or not name.isprintable():
+            raise Problem(422, "bad_request", "a name has 1 to 40 printable characters")
+        sub = f"guest-{secrets.token_hex(6)}"
+        ttl_s = self.config.auth.guest_ttl_s
+        token = make_token(self.key, sub=sub, name=name, ttl_s=ttl_s)
+        host = request.header("host") or f"{self.config.server.host}:{self.config.server.port}"
+        scheme = "wss" if request.scheme == "https" else "ws"
+        return Response.json(
+            {
+                "token": token,
+                "user": {"id": sub, "name": name, "role": "viewer"},
+                "ws_url": f"{scheme}://{host}/stream/",
+                "expires": int(time.time() + ttl_s),
+                "reconnect": {"base_ms": 250, "max_ms": 10_000, "jitter": "full"},
+            },
+            201,
+        )
+
+    # -- a stream ---------------------------------------------------------------------------------
+
+    def _stream(self, request: HttpRequest, stream: str) -> Response:
+        stream = self._known(stream)
+        if "text/html" in request.header("accept"):
+            page = self.pages.get("stream.html")
+            page.headers = [*page.headers, ("Vary", "Accept")]
+            return page
+        live = self.feed.live.get(stream)
+        rate = 0.0
+        if live is not None and live.ready:
+            recent_ms = int(time.time() * 1000) - 10_000
+            rate = sum(found.ts > recent_ms for found in live.newest()) / 10
+        try:
+            connections = self.feed.state.connections([stream])[0]
+            comments = self.feed.in_pool(self.feed.store.count, stream)
+        except (StateLost, StoreUnavailable) as error:
+            raise _away(error) from error
+        response = Response.json(
+            {
+                "id": stream,
+                "viewers": connections,
+                "connections": connections,
+                "comments": comments,
+                "reactions": {},
+                "pinned": None,
+                "mode": {},
+                "rate": rate,
+                "sample_ratio": None,
+                "started_at": None,
+            }
+        )
+        response.headers = [*response.headers, ("Vary", "Accept")]
+        return response
+
+    def _history(self, request: HttpRequest, stream: str) -> Response:
+        stream = self._known(stream)
+        limit = request.number("limit", 50, 1, 1000) or 50
+        from_ms = request.number("from_ms", None, 0, 1 << 53)
+        to_ms = request.number("to_ms", None, 0, 1 << 53)
+        before, after = request.one("before"), request.one("after")
+        if before is not None and after is not None:
+            raise Problem(400, "bad_request", "take before or after, not both")
+        if before is None:
+            self._await_archive()
+        try:
+            if from_ms is not None or to_ms is not None:
+                rows = self.feed.in_pool(
+                    self.feed.store.window,
+                    stream,
+                    from_ms or 0,
+                    to_ms if to_ms is not None else 1 << 53,
+                    limit,
+                    self._place(stream, after) if after else None,
+                )
+            elif after is not None:
+                rows = self.feed.in_pool(
+                    self.feed.store.oldest, stream, limit, self._place(stream, after)
+                )
+            else:
+                place = self._place(stream, before) if before else None
+                rows = self.feed.in_pool(self.feed.store.newest, stream, limit, place)
+        except StoreUnavailable as error:
+            raise _away(error) from error
+        cursor = f"{rows[-1].era}-{rows[-1].event.offset}" if len(rows) == limit else None
+        if after is not None and from_ms is None and to_ms is None:
+            rows = list(reversed(rows))
+        return Response.json({"comments": [_shown(row) for row in rows], "next": cursor})
+
+    def _await_archive(self) -> None:
+        """Let history come up to what was acknowledged or shown before this request, briefly."""
+        until = time.monotonic() + ARCHIVE_S
+        try:
+            known = self.feed.state.last(0)
+            while known is not None and time.monotonic() < until:
+                stored = self.feed.in_pool(self.feed.store.position, known[1])
+                if stored >= max(known[0], self.acknowledged):
+                    return
+                gevent.sleep(0.01)
+        except (StateLost, StoreUnavailable):
+            return
+
+    def _place(self, stream: str, text: str) -> Place:
+        """Return the place that a cursor or a comment id names; raises Problem."""
+        era, dash, offset = text.partition("-")
+        if dash and era.isdigit() and offset.isdigit() and len(text) <= 32:
+            return Place(int(era), int(offset))
+        row = self._stored(stream, self._comment_id(text))
+        if row is None:
+            raise Problem(404, "not_found", "this stream has no such comment")
+        return Place(row.era, row.event.offset)
+
+    # -- comments ---------------------------------------------------------------------------------
+
+    def _post(self, request: HttpRequest, stream: str) -> Response:
+        claims = self._claims(request, stream)
+        stream = self._known(stream)
+        posted = request.body(PostedComment | list[PostedComment])
+        if isinstance(posted, PostedComment):
+            answer = self._submit(stream, claims, posted).get(timeout=ANSWER_S)
+            if answer.code:
+                raise Problem.rejected(answer.code, answer.message, answer.retry_after_ms)
+            return Response.json(self._accepted(answer), 201)
+        if len(posted) > ARRAY_MAX:
+            raise Problem(413, "too_big", f"at most {ARRAY_MAX} comments in one request")
+        waiting = [self._submit(stream, claims, one) for one in posted]
+        results = []
+        for one, result in zip(posted, waiting, strict=True):
+            answer = result.get(timeout=ANSWER_S)
+            shown = self._accepted(answer) if not answer.code else _refused(answer)
+            results.append({"nonce": one.nonce, **shown})
+        refused = any("code" in result for result in results)
+        return Response.json(results, 207 if refused else 201)
+
+    def _submit(self, stream: str, claims: Claims, posted: PostedComment) -> AsyncResult:
+        """Hand a comment to ingest; the result is an Answer."""
+        result = AsyncResult()
+        fields = {k: v for k, v in msgspec.to_builtins(posted).items() if v is not None}
+        try:
+            command = msgspec.convert({"type": "COMMENT", **fields}, CommentCommand)
+        except msgspec.ValidationError as error:
+            result.set(Answer(0, "bad_request", message=str(error).replace("`", "")))
+            return result
+        nonce = command.nonce
+        if nonce is not None and (not 1 <= len(nonce) <= 64 or not nonce.isprintable()):
+            result.set(Answer(0, "bad_request", message="nonce must be 1 to 64 printable characters"))
+            return result
+        draft = draft_of(command, claims)
+        if isinstance(draft, tuple):
+            result.set(Answer(0, draft[0], message=draft[1]))
+            return result
+        self.link.submit(
+            "COMMENT",
+            stream,
+            draft.user.id,
+            claims.role,
+            nonce or secrets.token_hex(8),
+            draft,
+            result.set,
+        )
+        return result
+
+    def _accepted(self, answer: Answer) -> dict[str, Any]:
+        self.acknowledged = max(self.acknowledged, answer.offset)
+        return {
+            "id": ids.to_text(answer.id),
+            "offset": answer.offset,
+            "shown": native.SHOWN_WORDS[answer.shown],
+        }
+
+    def _delete(self, request: HttpRequest, stream: str, comment: str) -> Response:
+        claims = self._claims(request, stream)
+        stream = self._known(stream)
+        if not claims.moderates:
+            raise Problem(403, "not_allowed", "only moderators may delete comments")
+        comment_id = self._comment_id(comment)
+        self._await_archive()
+        row = self._stored(stream, comment_id)
+        if row is None and not self._in_ring(stream, comment_id):
+            raise Problem(404, "not_found", "this stream has no such comment")
+        result = AsyncResult()
+        self.link.submit(
+            "COMMENT_DELETED",
+            stream,
+            claims.sub,
+            claims.role,
+            secrets.token_hex(8),
+            CommentDeleted(comment_id, claims.sub),
+            result.set,
+        )
+        answer = result.get(timeout=ANSWER_S)
+        if answer.code:
+            raise Problem.rejected(answer.code, answer.message, answer.retry_after_ms)
+        self.acknowledged = max(self.acknowledged, answer.offset)
+        return Response.json({"comment_id": comment, "offset": answer.offset})
+
+    def _in_ring(self, stream: str, comment_id: bytes) -> bool:
+        """Whether a comment that the archive has not reached yet is among the live ones."""
+        live = self.feed.live.get(stream)
+        return live is not None and any(
+            isinstance(found.data, Comment) and found.data.id == comment_id
+            for found in live.newest()
+        )
+
+    def _stored(self, stream: str, comment_id: bytes) -> StoredComment | None:
+        try:
+            row: StoredComment | None = self.feed.in_pool(
+                self.feed.store.comment, stream, comment_id
+            )
+        except StoreUnavailable as error:
+            raise _away(error) from error
+        return row
+
+    # -- who and what -----------------------------------------------------------------------------
+
+    def _known(self, stream: str) -> str:
+        if not STREAM_ID.fullmatch(stream):
+            raise Problem(404, "unknown_stream", "a stream id has 1 to 64 of a-z 0-9 _ -")
+        return stream
+
+    def _claims(self, request: HttpRequest, stream: str) -> Claims:
+        scheme, _, token = request.header("authorization").partition(" ")
+        token = token.strip() if scheme.lower() == "bearer" else request.one("access_token") or ""
+        if not token:
+            raise Problem(401, "read_only", "send a token: Authorization: Bearer …")
+        try:
+            claims = self.verifier.check(token)
+        except AuthError as error:
+            raise Problem(401, "unauthorized", str(error)) from error
+        if not claims.allows(stream):
+            raise Problem(403, "not_allowed", "this token is for other streams")
+        return claims
+
+    def _comment_id(self, text: str) -> bytes:
+        try:
+            return ids.from_text(text)
+        except ValueError:
+            raise Problem(404, "not_found", "this is no comment id") from None
+
+
+def _shown(row: StoredComment) -> dict[str, Any]:
+    shown = native.comment_object(row.event)
+    del shown["type"]
+    return shown
+
+
+def _refused(answer: Answer) -> dict[str, Any]:
+    refused: dict[str, Any] = {"code": answer.code, "message": answer.message}
+    if answer.retry_after_ms is not None:
+        refused["retry_after_ms"] = answer.retry_after_ms
+    return refused
+
+
+def _away(error: Exception) -> Problem:
+    return Problem(503, "unavailable", f"{error}; try again", retry_after_ms=1000)

@@ -1,0 +1,197 @@
+"""One live stream of a gateway: its chain position, its recent events, what the next tick sends.
+
+Sans-I/O. Comes in: batches from bus, ring and store. Goes out: the events of each tick in order, and
+pieces of the recent past for those who join, resume or lagged.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final, NamedTuple
+
+from uproar.batch import Batch
+from uproar.events import CONTROL_TYPES, MASK_ALL, Comment, CommentDeleted, Event
+
+INBOX_EVENTS: Final = 50_000  # live events that may wait for a hole to be filled
+
+
+class Past(NamedTuple):
+    """What lies between a position and now: events in order, deletions applied."""
+
+    events: list[Event]
+    comments: int
+
+
+class Live:
+    """The events at offsets (start, position] of one stream, as far back as is kept.
+
+    `position` is the end of what was received without a hole; `sent` the end of what the ticks have
+    handed to the audiences. Batches that do not join wait in the inbox.
+    """
+
+    def __init__(self, stream: str, *, keep_events: int, keep_ms: int) -> None:
+        self.stream = stream
+        self.epoch = ""
+        self.start = 0
+        self.position = 0
+        self.sent = 0
+        self.ready = False
+        self.pending: list[Event] = []  # received, for the next tick
+        self.backlog: deque[Event] = deque(maxlen=1000)  # comments at and before `start`
+        self.inbox: deque[Batch] = deque()
+        self._inbox_events = 0
+        self._recent: deque[Event] = deque()
+        self._newest: tuple[int, list[Event]] = (-1, [])  # at which `sent`, and the comments
+        self._keep_events = keep_events
+        self._keep_ms = keep_ms
+
+    # -- in ---------------------------------------------------------------------------------------
+
+    def open(self, epoch: str, position: int, past: list[Event], backlog: list[Event]) -> None:
+        """Begin (or begin anew) at a position, with the ring's events below it and older comments."""
+        self.epoch = epoch
+        self.position = self.sent = position
+        self._recent = deque(past)
+        self.start = past[0].offset - 1 if past else position
+        self.backlog.clear()
+        self.backlog.extend(event for event in backlog if event.offset <= self.start)
+        self._newest = (-1, [])
+        self.ready = True
+
+    def take(self, batch: Batch) -> bool:
+        """Take a batch in; False when there is a hole before it and it waits in the inbox."""
+        if self.inbox or batch.prev > self.position or not self.ready:
+            self.inbox.append(batch)
+            self._inbox_events += len(batch.events)
+            return False
+        self._extend(batch)
+        return True
+
+    @property
+    def hole(self) -> tuple[int, int] | None:
+        """The offsets (from, to] that are missing before the inbox can go on."""
+        while self.inbox and self.inbox[0].prev <= self.position:
+            batch = self.inbox.popleft()
+            self._inbox_events -= len(batch.events)
+            self._extend(batch)
+        return (self.position, self.inbox[0].prev) if self.inbox else None
+
+    @property
+    def overfull(self) -> bool:
+        """Whether more waits behind the hole than may."""
+        return self._inbox_events > INBOX_EVENTS
+
+    def fill(self, batch: Batch) -> None:
+        """Take in a piece that begins at or before the position (from ring or store)."""
+        if batch.prev <= self.position:
+            self._extend(batch)
+
+    def give_up(self, upto: int, reason: str) -> None:
+        """Leave a hole: everybody is told by a GAP in its place."""
+        data = {"from": self.position, "to": upto, "reason": reason}
+        self.pending.append(Event(upto, "GAP", 0, "", MASK_ALL, 0, data))
+        self.position = upto
+        self._recent.clear()
+        self.start = upto
+
+    def _extend(self, batch: Batch) -> None:
+        for event in batch.events:
+            if event.offset > self.position:
+                self.pending.append(event)
+                self._recent.append(event)
+        self.position = max(self.position, batch.last)
+        recent = self._recent
+        while len(recent) > self._keep_events or (
+            recent and recent[0].ts < recent[-1].ts - self._keep_ms
+        ):
+            old = recent.popleft()
+            self.start = old.offset
+            self.backlog.append(old)
+            if old.type != "COMMENT":
+                kept = [e for e in without_removed(list(self.backlog)) if e.type == "COMMENT"]
+                self.backlog.clear()
+                self.backlog.extend(kept)
+
+    # -- out --------------------------------------------------------------------------------------
+
+    def flush(self) -> tuple[list[Event], int]:
+        """Return (the events of this tick, the position before them)."""
+        events, before = self.pending, self.sent
+        self.pending = []
+        self.sent = self.position
+        return events, before
+
+    def newest(self) -> list[Event]:
+        """Return the comments up to `sent` that are kept, oldest first, without what was removed."""
+        if self._newest[0] != self.sent:
+            recent = [event for event in self._recent if event.offset <= self.sent]
+            kept = without_removed([*self.backlog, *recent])
+            self._newest = (self.sent, [event for event in kept if event.type == "COMMENT"])
+        return self._newest[1]
+
+    def since(self, offset: int) -> Past | None:
+        """Return what lies in (offset, sent], None when it is not all kept."""
+        if offset < self.start:
+            return None
+        return past_of([e for e in self._recent if offset < e.offset <= self.sent])
+
+    def used(self, actor: str, since_ms: int) -> int:
+        """Return how many comments of an author stand in the log since a time."""
+        return sum(
+            1
+            for event in self._recent
+            if event.type == "COMMENT" and event.actor == actor and event.ts > since_ms
+        )
+
+
+def past_of(events: list[Event]) -> Past:
+    """Return events with deletions applied, and how many comments are among them."""
+    kept = without_removed(events)
+    return Past(kept, sum(event.type == "COMMENT" for event in kept))
+
+
+def without_removed(events: list[Event]) -> list[Event]:
+    """Return events in order without the comments that later ones among them remove.
+
+    The control events stay: they may be about older comments.
+    """
+    if not any(event.type in CONTROL_TYPES for event in events):
+        return events
+    deleted: set[bytes] = set()
+    users: set[str] = set()
+    cleared = False
+    kept = []
+    for event in reversed(events):
+        data = event.data
+        if isinstance(data, CommentDeleted):
+            deleted.add(data.comment_id)
+        elif event.type == "USER_REMOVED":
+            users.add(data.user_id)
+        elif event.type == "CLEARED":
+            cleared = True
+        elif isinstance(data, Comment) and (
+            cleared or data.id in deleted or data.user.id in users
+        ):
+            continue
+        kept.append(event)
+    kept.reverse()
+    return kept
+
+
+def fold(past: Past, comments: int) -> tuple[list[Event], int | None]:
+    """Return (events to send, end of the gap) for one who lagged: controls and newest comments.
+
+    Everything, and None, where no more than `comments` are among them. Else the control events of
+    the gap, and behind it the newest comments with everything between them; the gap ends before
+    the first of these.
+    """
+    if past.comments <= comments:
+        return past.events, None
+    seen = 0
+    cut = len(past.events)
+    while seen < comments:
+        cut -= 1
+        seen += past.events[cut].type == "COMMENT"
+    upto = past.events[cut].offset - 1 if cut < len(past.events) else past.events[-1].offset
+    controls = [event for event in past.events[:cut] if event.type in CONTROL_TYPES]
+    return [*controls, *past.events[cut:]], upto

@@ -1,0 +1,176 @@
+"""One gateway process: its parts, put together, started, drained and stopped."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import signal
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+
+import gevent
+from gevent.event import Event as Flag
+
+from gateway.dialects import native
+from gateway.engine import EngineLimits
+from gateway.engine.reference import ReferenceEngine
+from gateway.feed import Feed
+from gateway.http.app import Api
+from gateway.presence import Presence
+from gateway.tick import Ticker
+from gateway.viewers import Viewers
+from uproar import codes, status
+from uproar.auth import Verifier, load_key
+from uproar.bus.valkey import ValkeyBus
+from uproar.config import Config
+from uproar.ipc import IngestLink
+from uproar.logs import event
+from uproar.state.valkey import ValkeyState
+from uproar.store.sqlite import SqliteStore
+
+logger = logging.getLogger(__name__)
+
+STORE_THREADS = 4
+LINK_PENDING = 10_000
+
+
+class Gateway:
+    """The parts of one gateway process and their wiring."""
+
+    def __init__(self, config: Config, name: str) -> None:
+        self.config = config
+        self.name = name
+        self.incarnation = secrets.token_hex(3)
+        self.pool = gevent.get_hub().threadpool
+        self.pool.maxsize = STORE_THREADS
+        limits = config.limits
+        self.engine = ReferenceEngine(
+            EngineLimits(
+                handshake_s=limits.handshake_s,
+                handshake_bytes=limits.handshake_bytes,
+                message_bytes=limits.command_bytes,
+                connections=limits.connections,
+                connections_per_address=limits.connections_per_address,
+                queue_bytes=config.gateway.queue_bytes,
+                queue_s=config.gateway.queue_s,
+                idle_s=config.gateway.idle_s,
+            ),
+            native.SUBPROTOCOLS,
+            lambda batch: self.viewers.on_engine(batch),
+        )
+        self.ticker = Ticker(self.engine, config.gateway.tick_ms / 1000)
+        self.link = IngestLink(
+            config.ingest.address or f"unix:{config.socket('ingest')}",
+            deadline_s=config.ingest.ack_deadline_s,
+            pending=LINK_PENDING,
+        )
+        state = ValkeyState(config)
+        self.feed = Feed(
+            config,
+            name,
+            ValkeyBus(config),
+            state,
+            SqliteStore(config.data_dir / "store.db"),
+            self.in_pool,
+            on_ready=lambda live: self.viewers.stream_ready(live),
+            on_events=self.ticker.wake,
+        )
+        key = load_key(config.key_path)
+        verifier = Verifier(key, config.auth.leeway_s)
+        self.presence = Presence(
+            state, self.engine, self.ticker.audiences, name, self.incarnation,
+            lambda: {stream: len(sids) for stream, sids in self.viewers.by_stream.items()},
+            self.feed.live,
+        )  # fmt: skip
+        self.viewers = Viewers(
+            config, name, verifier, self.feed, self.ticker, self.link, self.presence.viewers
+        )
+        self.ticker.viewers = self.viewers
+        self.api = Api(config, key, verifier, self.feed, self.link, self.presence.viewers)
+        self.stopping = Flag()
+
+    def in_pool(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Run a blocking call on a thread of the hub's pool."""
+        return self.pool.apply(function, arguments)
+
+    def start(self, listener: socket.socket) -> None:
+        """Begin to serve."""
+        self.link.start()
+        self.feed.start()
+        gevent.spawn(self.ticker.run)
+        gevent.spawn(self.presence.run)
+        gevent.spawn(self._expire)
+        self.engine.start(listener, self.api)
+
+    def _expire(self) -> None:
+        while True:
+            gevent.sleep(0.5)
+            self.viewers.expire(time.time())
+
+    def run_until_stopped(self) -> None:
+        """Wait for SIGTERM, then drain: no new viewers, everybody is sent elsewhere."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            gevent.signal_handler(number, self.stopping.set)
+        self.stopping.wait()
+        self.engine.stop_accepting()
+        drain_s = self.config.gateway.drain_s if self.viewers.sessions else 0.0
+        event(logger, "draining", sessions=len(self.viewers.sessions), seconds=drain_s)
+        self.viewers.drain(drain_s)
+        until = time.monotonic() + drain_s
+        while self.viewers.sessions and time.monotonic() < until:
+            gevent.sleep(0.02)
+        for session in list(self.viewers.sessions.values()):
+            self.viewers.end(session, codes.GOING_AWAY, "this gateway stops; connect again")
+        gevent.sleep(0.05)
+        self.engine.stop()
+
+    def status(self) -> dict[str, Any]:
+        """Return what the admin port shows of this process."""
+        reason = ""
+        if not self.feed.delivers:
+            reason = "no probe has come through the bus for 3 s"
+        elif not self.link.connected:
+            reason = "ingest can't be reached"
+        values = (
+            ("gauge", "uproar_gateway_connections", "Open WebSockets.", self.engine.connections),
+            ("counter", "uproar_gateway_frames_total", "Frames sent.", self.engine.frames_sent),
+            ("counter", "uproar_gateway_bytes_total", "Bytes sent.", self.engine.bytes_sent),
+            ("counter", "uproar_gateway_ticks_total", "Ticks that ran.", self.ticker.ticks),
+            (
+                "gauge", "uproar_gateway_tick_seconds", "Length of the tick now.",
+                self.ticker.length_s,
+            ),
+            ("counter", "uproar_gateway_fills_total", "Holes that were filled.", self.feed.fills),
+            ("counter", "uproar_gateway_gaps_total", "Holes that became a GAP.", self.feed.gaps),
+        )  # fmt: skip
+        metrics = "".join(
+            f"# HELP {name} {text}\n# TYPE {name} {kind}\n{name} {value}\n"
+            for kind, name, text, value in values
+        )
+        return {
+            "name": self.name,
+            "pid": os.getpid(),
+            "ready": self.feed.delivers,
+            "reason": reason,
+            "metrics": metrics,
+        }
+
+
+def serve(config: Config, name: str, listener: socket.socket, ready_fd: int | None) -> None:
+    """Run one gateway process until it is told to stop."""
+    gateway = Gateway(config, name)
+    closer = status.serve(config.socket(f"status-{name}"), gateway.status)
+    gateway.start(listener)
+    until = time.monotonic() + config.supervisor.ready_s
+    while not gateway.feed.delivers and time.monotonic() < until:
+        gevent.sleep(0.01)
+    event(logger, "ready", role="gateway", gateway=name)
+    if ready_fd is not None:
+        os.write(ready_fd, b"ready\n")
+        os.close(ready_fd)
+    gateway.run_until_stopped()
+    gateway.link.close()
+    closer.close()

@@ -1,0 +1,125 @@
+"""The tick: every 10 ms, each audience's events encoded once and sent to all its members.
+
+A tick runs only when something waits. Per stream, in this order: the events of the tick to the
+audiences, then those who join or lag are brought up to exactly the position the audiences have, then
+what is meant for single sessions. All of it without giving up the hub, so nobody misses or doubles
+an event on the way in. When sending takes longer than the tick leaves time for, the next one comes
+later: the tick stretches up to 250 ms by itself and shrinks back.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import gevent
+from gevent.event import Event as Flag
+
+from gateway.audiences import Audiences, sees
+from gateway.dialects import native
+from gateway.engine import Engine
+from gateway.live import Live
+from gateway.session import Session
+from uproar.events import Event
+from uproar.logs import event
+
+if TYPE_CHECKING:
+    from gateway.viewers import Viewers
+
+logger = logging.getLogger(__name__)
+
+STRETCH_MAX_S = 0.25
+
+
+class Ticker:
+    """Sends what waits. Everything here runs in one greenlet and one hub."""
+
+    def __init__(self, engine: Engine, tick_s: float, now: Callable[[], float] = time.monotonic):
+        self.engine = engine
+        self.audiences = Audiences()
+        self.viewers: Viewers
+        self.tick_s = tick_s
+        self.length_s = tick_s  # what the tick has stretched to
+        self.ticks = 0
+        self.comments_sent = 0
+        self._now = now
+        self._flag = Flag()
+        self._lives: dict[str, Live] = {}
+        self._private: dict[int, Session] = {}
+
+    def wake(self, live: Live) -> None:
+        """A stream has events, or sessions that wait to join."""
+        self._lives[live.stream] = live
+        self._flag.set()
+
+    def private(self, session: Session, message: native.Object) -> None:
+        """Send one object to one session, with the next tick."""
+        session.outgoing.append(message)
+        self._private[session.sid] = session
+        self._flag.set()
+
+    def run(self) -> None:
+        """Tick for ever."""
+        last = 0.0
+        while True:
+            self._flag.wait()
+            wait = last + self.length_s - self._now()
+            if wait > 0:
+                gevent.sleep(wait)
+            self._flag.clear()
+            last = self._now()
+            self.tick()
+            took = self._now() - last
+            # Half of the time is for sending: the other half is for everything else.
+            self.length_s = min(STRETCH_MAX_S, max(self.tick_s, 2 * took))
+
+    def tick(self) -> None:
+        """Send everything that waits now."""
+        self.ticks += 1
+        lives, self._lives = self._lives, {}
+        for live in lives.values():
+            try:
+                self._stream(live)
+            except Exception:
+                # One stream's fault must not stop the others' ticks.
+                event(logger, "tick_failed", level=logging.ERROR, stream=live.stream, exc_info=True)
+        private, self._private = self._private, {}
+        for session in private.values():
+            if not session.joining:
+                self._send_private(session)
+
+    def _stream(self, live: Live) -> None:
+        if not live.ready:
+            return
+        events, before = live.flush()
+        if events:
+            for key, number in self.audiences.of(live.stream):
+                seen = [found for found in events if sees(key, found)]
+                if not seen:
+                    continue
+                frame = self._frame(key.codec, objects_of(seen, moderator=key.visibility == "moderator"))
+                for sid in self.engine.broadcast(number, frame):
+                    self.viewers.lags(sid, before)
+                self.comments_sent += len(seen)
+        self.viewers.bring_up(live)
+
+    def send_now(self, session: Session, objects: list[native.Object]) -> bool:
+        """Send one message to one session at once; False when its queue is full."""
+        return self.engine.send(session.sid, self._frame(session.wish.codec, objects))
+
+    def _send_private(self, session: Session) -> None:
+        objects, session.outgoing = session.outgoing, []
+        if objects and not self.send_now(session, objects):
+            # It lags: its acknowledgements wait with it, bounded.
+            session.outgoing = objects[-100:]
+
+    def _frame(self, codec: str, objects: list[native.Object]) -> bytes:
+        payload, text = native.encode(codec, objects)
+        return self.engine.frame(payload, text=text)
+
+
+def objects_of(events: list[Event], *, moderator: bool) -> list[native.Object]:
+    """Return events in the form they are sent in."""
+    return [native.event_object(found, moderator=moderator) for found in events]

@@ -1,0 +1,432 @@
+"""Viewers: sessions from handshake to end. Who may come in, where they begin, what they ask for."""
+
+from __future__ import annotations
+
+import heapq
+import secrets
+import time
+from collections.abc import Callable
+from typing import Any
+
+import gevent
+
+from gateway.audiences import sees
+from gateway.commands import BadCommand, Command, CommentCommand, parse
+from gateway.dialects import native
+from gateway.engine import Closed, Drained, Engine, EngineEvent, Opened, Received, Request
+from gateway.feed import Feed
+from gateway.live import Live, Past, fold, past_of
+from gateway.session import Refused, Session, SessionNames, claims_of, wish_of
+from gateway.tick import Ticker, objects_of
+from uproar import codes, ids
+from uproar.auth import Claims, Verifier
+from uproar.codes import CloseCode
+from uproar.config import Config
+from uproar.events import Event
+from uproar.ipc import Answer, Draft, IngestLink
+from uproar.state import StateLost
+
+OPEN_DEADLINE_S = 10.0  # for a stream to come up while its first viewers wait
+RESUME_AHEAD_S = 3.0  # for this gateway to catch up with a client that is ahead of it
+
+
+class Viewers:
+    """All sessions of this gateway process."""
+
+    def __init__(
+        self,
+        config: Config,
+        gateway: str,
+        verifier: Verifier,
+        feed: Feed,
+        ticker: Ticker,
+        link: IngestLink,
+        viewer_count: Callable[[str], int | None],
+    ) -> None:
+        self.config = config
+        self.verifier = verifier
+        self.feed = feed
+        self.ticker = ticker
+        self.engine: Engine = ticker.engine
+        self.link = link
+        self.viewer_count = viewer_count
+        self.sessions: dict[int, Session] = {}
+        self.by_stream: dict[str, set[int]] = {}
+        self.names = SessionNames(gateway, secrets.token_hex(3))
+        self._waiting: dict[str, set[int]] = {}  # joining or lagging with an empty queue
+        self._expiries: list[tuple[int, int]] = []  # heap: (unix s, sid)
+        self._per_minute: dict[str, int] = {
+            role: getattr(config.limits.per_minute, role)
+            for role in ("viewer", "vip", "moderator", "broadcaster", "service")
+        }
+        self._actions: dict[type[Any], Callable[[Any], None]] = {
+            Opened: self._opened,
+            Received: self._received,
+            Drained: self._drained,
+            Closed: self._closed,
+        }
+
+    def on_engine(self, batch: list[EngineEvent]) -> None:
+        """Take in what happened on the connections since the last turn of the hub."""
+        for what in batch:
+            action = self._actions.get(type(what))
+            if action is not None:
+                action(what)
+
+    # -- coming and going -------------------------------------------------------------------------
+
+    def _opened(self, what: Opened) -> None:
+        try:
+            self._enter(what.sid, what.request)
+        except Refused as refusal:
+            self.engine.close(what.sid, refusal.code.code, refusal.reason)
+
+    def _enter(self, sid: int, request: Request) -> None:
+        gateway = self.config.gateway
+        self._check_origin(request)
+        wish = wish_of(request, gateway.backlog_default, gateway.backlog_max)
+        claims = claims_of(wish, self.verifier.check)
+        live = self.feed.watch(wish.stream)
+        session = Session(sid, self.names.next(), wish, claims, live)
+        self.sessions[sid] = session
+        self.by_stream.setdefault(wish.stream, set()).add(sid)
+        if claims is not None and claims.expires is not None:
+            heapq.heappush(self._expiries, (claims.expires, sid))
+        if wish.offset is None:
+            self._waits(session)
+        else:
+            # A resume may have to read ring or store: a greenlet of its own, while it lasts.
+            gevent.spawn(self._prepare_resume, session, wish.offset)
+        if not live.ready:
+            gevent.spawn_later(OPEN_DEADLINE_S, self._too_late, session)
+
+    def _check_origin(self, request: Request) -> None:
+        allowed = self.config.server.origins
+        origin = request.headers.get("origin")
+        if allowed and origin is not None and origin not in allowed:
+            raise Refused(codes.FORBIDDEN, "this origin is not among server.origins")
+
+    def _closed(self, what: Closed) -> None:
+        session = self.sessions.pop(what.sid, None)
+        if session is None:
+            return
+        stream = session.live.stream
+        members = self.by_stream.get(stream, set())
+        members.discard(what.sid)
+        self._waiting.get(stream, set()).discard(what.sid)
+        if not members:
+            self.by_stream.pop(stream, None)
+            self._waiting.pop(stream, None)
+            self.ticker.audiences.forget(stream)
+            self.feed.unwatch(stream)
+
+    def end(self, session: Session, code: CloseCode, reason: str) -> None:
+        """Close a session with a code of the table."""
+        self.engine.close(session.sid, code.code, reason)
+
+    def _too_late(self, session: Session) -> None:
+        if session.joining and session.sid in self.sessions and not session.live.ready:
+            self.end(session, codes.TRY_AGAIN_LATER, "the stream can't be served now; try again")
+
+    def expire(self, now: float) -> None:
+        """Close the sessions whose token has expired (`now` in unix seconds)."""
+        while self._expiries and self._expiries[0][0] + self.config.auth.leeway_s < now:
+            _, sid = heapq.heappop(self._expiries)
+            session = self.sessions.get(sid)
+            if session is not None:
+                self.end(session, codes.UNAUTHORIZED, "the token has expired; get a new one")
+
+    def drain(self, seconds: float) -> None:
+        """Tell everybody to connect elsewhere, spread over `seconds`."""
+        sessions = list(self.sessions.values())
+        for number, session in enumerate(sessions):
+            after_ms = int(1000 * seconds * number / max(1, len(sessions)))
+            self.ticker.private(session, {"type": "RECONNECT", "after_ms": after_ms})
+
+    # -- joining, resuming, catching up -----------------------------------------------------------
+
+    def _waits(self, session: Session) -> None:
+        """Have a session brought up at the end of its stream's next tick."""
+        self._waiting.setdefault(session.live.stream, set()).add(session.sid)
+        self.ticker.wake(session.live)
+
+    def stream_ready(self, live: Live) -> None:
+        """A stream has come up: its waiting sessions can join."""
+        self.ticker.wake(live)
+
+    def bring_up(self, live: Live) -> None:
+        """Bring those who wait to exactly `live.sent`, and into their audience."""
+        waiting = self._waiting.pop(live.stream, None)
+        for sid in waiting or ():
+            session = self.sessions.get(sid)
+            if session is None:
+                continue
+            if session.joining:
+                self._join(session, None)
+            elif session.lags_from is not None:
+                self._catch_up(session, session.lags_from)
+
+    def _join(self, session: Session, resumed: Past | None) -> None:
+        """Send WELCOME and what comes before the next tick; the session is live from here on."""
+        live, wish = session.live, session.wish
+        objects = [self._welcome(session, resumed)]
+        if resumed is not None:
+            seen = self._seen(session, resumed.events)
+            objects += objects_of(seen, moderator=session.moderates)
+        elif wish.backlog:
+            seen = self._seen(session, live.newest())[-wish.backlog :]
+            objects += [
+                native.comment_object(found, historical=True, moderator=session.moderates)
+                for found in seen
+            ]
+        session.joining = False
+        if self.ticker.send_now(session, objects):
+            self._go_live(session)
+        else:
+            session.lags_from = live.sent
+
+    def _go_live(self, session: Session) -> None:
+        session.lags_from = None
+        session.audience = session.key()
+        self.engine.join(session.sid, self.ticker.audiences.number(session.audience))
+        if session.outgoing:
+            waiting, session.outgoing = session.outgoing, []
+            for message in waiting:
+                self.ticker.private(session, message)
+
+    def _seen(self, session: Session, events: list[Event]) -> list[Event]:
+        key = session.key()
+        return [found for found in events if sees(key, found)]
+
+    def _prepare_resume(self, session: Session, offset: int) -> None:
+        """Fetch what a resume needs from ring and store, then join in one go.
+
+        Too far back, ahead of everything, a foreign epoch or not to be had: `recovered` is false.
+        """
+        live = session.live
+        until = time.monotonic() + OPEN_DEADLINE_S
+        while not live.ready and session.sid in self.sessions and time.monotonic() < until:
+            gevent.sleep(0.02)
+        if session.sid not in self.sessions or not live.ready:
+            return
+        known = session.wish.epoch == live.epoch
+        until = time.monotonic() + RESUME_AHEAD_S
+        while known and live.sent < offset and time.monotonic() < until:
+            if not self._log_reaches(offset):
+                break
+            gevent.sleep(0.02)
+        known = known and live.sent >= offset
+        older: list[Event] = []
+        covered = offset
+        if known and live.since(offset) is None:
+            covered = live.start
+            found = self.feed.stored_since(live, offset)
+            if found is None:
+                known = False
+            else:
+                older = found
+        if session.sid not in self.sessions:
+            return
+        # No switch of greenlets from here to the audience: nothing is missed or doubled. Events
+        # that wait for the next tick are behind `sent` and come with it.
+        newer = live.since(covered) if known else None
+        past = past_of(older + newer.events) if newer is not None else None
+        if past is not None and past.comments > self.config.gateway.resume_max:
+            past = None
+        self._join(session, past)
+
+    def _log_reaches(self, offset: int) -> bool:
+        """Whether STATE knows of an offset that far; unknown counts as yes."""
+        try:
+            known = self.feed.state.last(0)
+        except StateLost:
+            return True
+        return known is None or known[0] >= offset
+
+    def lags(self, sid: int, position: int) -> None:
+        """A session's queue is full; it stands at `position` and gets nothing until it drains."""
+        session = self.sessions.get(sid)
+        if session is None or session.lags_from is not None:
+            return
+        if self.config.gateway.overflow == "close":
+            self.end(session, codes.TOO_SLOW, "you did not take what you were sent in time")
+            return
+        session.lags_from = position
+        if session.audience is not None:
+            self.engine.leave(sid, self.ticker.audiences.number(session.audience))
+            session.audience = None
+
+    def _drained(self, what: Drained) -> None:
+        session = self.sessions.get(what.sid)
+        if session is not None and session.lags_from is not None:
+            self._waits(session)
+
+    def _catch_up(self, session: Session, offset: int) -> None:
+        """One message for what a slow viewer missed: folded, with a GAP where something is."""
+        live = session.live
+        past = live.since(offset)
+        gap_to: int | None
+        if past is None:
+            # More than is kept here: the controls among it are in no memory of ours either.
+            past = live.since(live.start) or Past([], 0)
+            events, gap_to = fold(past, self.config.gateway.backlog_default)
+            gap_to = gap_to if gap_to is not None else live.start
+        else:
+            visible = self._seen(session, past.events)
+            events, gap_to = fold(past_of(visible), self.config.gateway.backlog_default)
+        events = self._seen(session, events)
+        objects: list[native.Object] = []
+        if gap_to is not None:
+            controls = [found for found in events if found.offset <= gap_to]
+            events = [found for found in events if found.offset > gap_to]
+            objects = objects_of(controls, moderator=session.moderates)
+            objects.append({"type": "GAP", "from": offset, "to": gap_to, "reason": "too_slow"})
+        objects += objects_of(events, moderator=session.moderates)
+        if not objects or self.ticker.send_now(session, objects):
+            self._go_live(session)
+
+    def _welcome(self, session: Session, resumed: Past | None) -> native.Object:
+        live, claims, wish = session.live, session.claims, session.wish
+        user = None
+        per_minute: int | None = None
+        remaining: int | None = None
+        now = int(time.time() * 1000)
+        if claims is not None:
+            user = {"id": claims.sub, "name": claims.name, "role": claims.role}
+            if claims.color is not None:
+                user["color"] = claims.color
+            per_minute = self._per_minute[claims.role] or None
+            if per_minute is not None:
+                remaining = max(0, per_minute - live.used(claims.sub, now - 60_000))
+        recovered = None if wish.offset is None else resumed is not None
+        return {
+            "type": "WELCOME",
+            "stream": live.stream,
+            "epoch": live.epoch,
+            "offset": wish.offset if resumed is not None else live.sent,
+            "session": session.name,
+            "user": user,
+            "mode": {},
+            "pinned": None,
+            "viewers": self.viewer_count(live.stream),
+            "reactions": {},
+            "sampling": None,
+            "limits": {
+                "max_chars": self.config.limits.max_chars,
+                "per_minute": per_minute,
+                "remaining": remaining,
+            },
+            "ping_s": int(self.config.gateway.ping_s),
+            "recovered": recovered,
+            "server_time": now,
+        }
+
+    # -- commands ---------------------------------------------------------------------------------
+
+    def _received(self, what: Received) -> None:
+        session = self.sessions.get(what.sid)
+        if session is None:
+            return
+        if isinstance(what.data, str) != (session.wish.codec == "json"):
+            expected = "text" if session.wish.codec == "json" else "binary"
+            reason = f"this subprotocol speaks {expected} messages"
+            self.end(session, codes.UNSUPPORTED_DATA, reason)
+            return
+        second = int(time.monotonic())
+        service = session.claims is not None and session.claims.role == "service"
+        limit = self.config.limits.commands_per_second
+        for command in parse(what.data):
+            if not service and not session.counts_command(second, limit):
+                reason = f"at most {limit} commands a second"
+                self.end(session, codes.TOO_MANY_COMMANDS, reason)
+                return
+            self._command(session, command)
+
+    def _command(self, session: Session, command: Command | BadCommand) -> None:
+        if isinstance(command, CommentCommand):
+            self._comment(session, command)
+        elif isinstance(command, BadCommand):
+            self._reject(session, command.nonce, "bad_request", command.message)
+        else:
+            self.ticker.private(
+                session,
+                {
+                    "type": "PONG",
+                    "position": self._position(session),
+                    "server_time": int(time.time() * 1000),
+                },
+            )
+
+    def _position(self, session: Session) -> int:
+        """Up to where a session has got everything: what was sent, or where it lags."""
+        return session.live.sent if session.lags_from is None else session.lags_from
+
+    def _comment(self, session: Session, command: CommentCommand) -> None:
+        nonce = command.nonce or secrets.token_hex(8)
+        claims = session.claims
+        if claims is None:
+            self._reject(
+                session, nonce, "read_only", "connect with a token to write; POST /session gives one"
+            )
+            return
+        draft = draft_of(command, claims)
+        if isinstance(draft, tuple):
+            self._reject(session, nonce, *draft)
+            return
+
+        def done(answer: Answer) -> None:
+            if answer.code:
+                self._reject(session, nonce, answer.code, answer.message, answer.retry_after_ms)
+            elif session.sid in self.sessions:
+                self.ticker.private(session, ack_object(nonce, answer))
+
+        self.link.submit(
+            "COMMENT", session.live.stream, draft.user.id, claims.role, nonce, draft, done
+        )
+
+    def _reject(
+        self,
+        session: Session,
+        nonce: str | None,
+        code: str,
+        message: str,
+        retry_after_ms: int | None = None,
+    ) -> None:
+        if session.sid not in self.sessions:
+            return
+        rejected: native.Object = {
+            "type": "REJECTED", "nonce": nonce, "code": code, "message": message,
+        }  # fmt: skip
+        if retry_after_ms is not None:
+            rejected["retry_after_ms"] = retry_after_ms
+        self.ticker.private(session, rejected)
+
+
+def draft_of(command: CommentCommand, claims: Claims) -> Draft | tuple[str, str]:
+    """Return what goes to ingest, or (code, message) of the refusal."""
+    if claims.role != "service" and (command.user is not None or command.ts is not None):
+        return "not_allowed", "only a service may name the author or the time"
+    reply_to = None
+    if command.reply_to is not None:
+        try:
+            reply_to = ids.from_text(command.reply_to)
+        except ValueError:
+            return "bad_request", "reply_to is no comment id"
+    user = command.user.user() if command.user is not None else claims.user()
+    return Draft(user, command.text, reply_to, command.ts)
+
+
+def ack_object(nonce: str, answer: Answer) -> native.Object:
+    """Return the ACK of an accepted comment."""
+    limit = None
+    if answer.remaining is not None:
+        limit = {"remaining": answer.remaining, "reset_ms": answer.reset_ms}
+    return {
+        "type": "ACK",
+        "nonce": nonce,
+        "id": ids.to_text(answer.id),
+        "offset": answer.offset,
+        "shown": native.SHOWN_WORDS[answer.shown],
+        "limit": limit,
+    }
+
