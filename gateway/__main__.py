@@ -1,4 +1,4 @@
-"""`python -m gateway --config FILE --name NAME --listen-fd N [--ready-fd N]`: one gateway process."""
+"""`python -m gateway --config FILE --name NAME --listen-fd N [--ready-fd N]`: one process."""
 
 from gevent import monkey
 

@@ -64,12 +64,15 @@ _msgpack_list = msgspec.msgpack.Decoder(list[msgspec.Raw])
 
 def parse(data: str | bytes) -> list[Command | BadCommand]:
     """Return the commands of one message, text as JSON and bytes as msgpack, in order."""
+    whole: Any
+    one: Any
     if isinstance(data, str):
         array = data.lstrip(" \t\r\n")[:1] == "["
-        whole, one = (_json_list, _json)
+        whole, one = _json_list, _json
     else:
-        array = data[:1] and (0x90 <= data[0] <= 0x9F or data[0] in (0xDC, 0xDD))
-        whole, one = (_msgpack_list, _msgpack)
+        # The first byte of a msgpack array: fixarray, array 16, array 32.
+        array = bool(data) and (0x90 <= data[0] <= 0x9F or data[0] in (0xDC, 0xDD))
+        whole, one = _msgpack_list, _msgpack
     if not array:
         return [_command(one, data)]
     try:

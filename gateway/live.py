@@ -1,7 +1,7 @@
 """One live stream of a gateway: its chain position, its recent events, what the next tick sends.
 
-Sans-I/O. Comes in: batches from bus, ring and store. Goes out: the events of each tick in order, and
-pieces of the recent past for those who join, resume or lagged.
+Sans-I/O. Comes in: batches from bus, ring and store. Goes out: the events of each tick in order,
+and pieces of the recent past for those who join, resume or lagged.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Live:
     # -- in ---------------------------------------------------------------------------------------
 
     def open(self, epoch: str, position: int, past: list[Event], backlog: list[Event]) -> None:
-        """Begin (or begin anew) at a position, with the ring's events below it and older comments."""
+        """Begin at a position, with the ring's events below it and older comments."""
         self.epoch = epoch
         self.position = self.sent = position
         self._recent = deque(past)
@@ -122,7 +122,7 @@ class Live:
         return events, before
 
     def newest(self) -> list[Event]:
-        """Return the comments up to `sent` that are kept, oldest first, without what was removed."""
+        """Return the kept comments up to `sent`, oldest first, without what was removed."""
         if self._newest[0] != self.sent:
             recent = [event for event in self._recent if event.offset <= self.sent]
             kept = without_removed([*self.backlog, *recent])
@@ -169,9 +169,7 @@ def without_removed(events: list[Event]) -> list[Event]:
             users.add(data.user_id)
         elif event.type == "CLEARED":
             cleared = True
-        elif isinstance(data, Comment) and (
-            cleared or data.id in deleted or data.user.id in users
-        ):
+        elif isinstance(data, Comment) and (cleared or data.id in deleted or data.user.id in users):
             continue
         kept.append(event)
     kept.reverse()

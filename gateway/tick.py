@@ -1,10 +1,10 @@
 """The tick: every 10 ms, each audience's events encoded once and sent to all its members.
 
 A tick runs only when something waits. Per stream, in this order: the events of the tick to the
-audiences, then those who join or lag are brought up to exactly the position the audiences have, then
-what is meant for single sessions. All of it without giving up the hub, so nobody misses or doubles
-an event on the way in. When sending takes longer than the tick leaves time for, the next one comes
-later: the tick stretches up to 250 ms by itself and shrinks back.
+audiences, then those who join or lag are brought up to exactly the position the audiences have,
+then what is meant for single sessions. All of it without giving up the hub, so nobody misses or
+doubles an event on the way in. When sending takes longer than the tick leaves time for, the next
+one comes later: the tick stretches up to 250 ms by itself and shrinks back.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ STRETCH_MAX_S = 0.25
 class Ticker:
     """Sends what waits. Everything here runs in one greenlet and one hub."""
 
-    def __init__(self, engine: Engine, tick_s: float, now: Callable[[], float] = time.monotonic):
+    def __init__(
+        self, engine: Engine, tick_s: float, now: Callable[[], float] = time.monotonic
+    ) -> None:
         self.engine = engine
         self.audiences = Audiences()
         self.viewers: Viewers
@@ -99,7 +101,9 @@ class Ticker:
                 seen = [found for found in events if sees(key, found)]
                 if not seen:
                     continue
-                frame = self._frame(key.codec, objects_of(seen, moderator=key.visibility == "moderator"))
+                frame = self._frame(
+                    key.codec, objects_of(seen, moderator=key.visibility == "moderator")
+                )
                 for sid in self.engine.broadcast(number, frame):
                     self.viewers.lags(sid, before)
                 self.comments_sent += len(seen)

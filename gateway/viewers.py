@@ -366,7 +366,10 @@ class Viewers:
         claims = session.claims
         if claims is None:
             self._reject(
-                session, nonce, "read_only", "connect with a token to write; POST /session gives one"
+                session,
+                nonce,
+                "read_only",
+                "connect with a token to write; POST /session gives one",
             )
             return
         draft = draft_of(command, claims)
@@ -429,4 +432,3 @@ def ack_object(nonce: str, answer: Answer) -> native.Object:
         "shown": native.SHOWN_WORDS[answer.shown],
         "limit": limit,
     }
-

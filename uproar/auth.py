@@ -65,7 +65,9 @@ def load_key(path: Path) -> bytes:
     except OSError as error:
         raise AuthError(f"{path}: the signing key can't be read: {error.strerror}") from error
     if len(key) < 32:
-        raise AuthError(f"{path}: a signing key has at least 32 bytes; remove the file for a new one")
+        raise AuthError(
+            f"{path}: a signing key has at least 32 bytes; remove the file for a new one"
+        )
     return key
 
 

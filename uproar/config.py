@@ -1,7 +1,8 @@
 """One validated tree of settings: `uproar.toml`, then `UPROAR_SECTION__KEY`, then flags.
 
-Every field has its unit in its name or comment and the reason for its default. An unknown key or a
-bad value raises ConfigError with the path of the setting. `uproar config` prints the effective tree.
+Every field has its unit in its name or comment and the reason for its default. An unknown key or
+a bad value raises ConfigError with the path of the setting. `uproar config` prints the effective
+tree.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ import msgspec
 from msgspec import Meta
 
 ENV_PREFIX = "UPROAR_"
-# Environment words that are not settings: read by the tests, the tools and the processes themselves.
-ENV_RESERVED = frozenset({"UPROAR_TOKEN", "UPROAR_ENGINE", "UPROAR_CHAT_DATA", "UPROAR_NATIVE"})
+# Environment words that are not settings: read by tests, tools and the processes themselves.
+ENV_RESERVED = frozenset(
+    f"UPROAR_{word}" for word in ("TOKEN", "ENGINE", "CHAT_DATA", "NATIVE", "DEBUG", "STACK")
+)
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Positive = Annotated[int, Meta(ge=1)]
@@ -41,7 +44,7 @@ class Server(_Section):
     host: str = "127.0.0.1"
     port: Port = 8080  # 0 picks a free one
     admin_host: str = "127.0.0.1"
-    admin_port: Port = 8081
+    admin_port: Port = 8081  # 0 picks a free one; so does `port = 0` where this is not set
     gateways: Annotated[int, Meta(ge=1, le=256)] = 2  # two, so that one may die and viewers stay
     origins: list[str] = []  # allowed Origin, CORS and frame-ancestors; empty: any
 
@@ -174,8 +177,10 @@ class Config(_Section):
     @property
     def key_path(self) -> Path:
         """The file of the signing key."""
-        return Path(self.auth.key_file).expanduser() if self.auth.key_file else (
-            self.data_dir / "signing.key"
+        return (
+            Path(self.auth.key_file).expanduser()
+            if self.auth.key_file
+            else (self.data_dir / "signing.key")
         )
 
     def socket(self, name: str) -> Path:
@@ -221,6 +226,10 @@ def load(
     for dotted, value in (flags or {}).items():
         if value is not None:
             _put(tree, dotted.split("."), value, dotted)
+    server = tree.get("server")
+    if isinstance(server, dict) and server.get("port") == 0:
+        # Who asks for a free port runs beside others, which hold 8081 as well.
+        server.setdefault("admin_port", 0)
     try:
         config = msgspec.convert(tree, Config)
     except msgspec.ValidationError as error:

@@ -161,6 +161,4 @@ def to_event(offset: int, record: Record) -> Event:
         data = _decoders[record.type].decode(record.data)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise PoisonedRecord(f"{record.type} with malformed data: {error}") from error
-    return Event(
-        offset, record.type, record.ts, record.actor, record.mask, record.visibility, data
-    )
+    return Event(offset, record.type, record.ts, record.actor, record.mask, record.visibility, data)

@@ -1,8 +1,8 @@
 """The link to ingest: framed msgpack batches over a Unix or TCP socket.
 
-A frame is u32 length of the body, u32 number, u32 CRC-32 of the body, then the body: a msgpack array
-of submissions (to ingest) or answers (from it). Every submission gets exactly one answer, found by
-its `ref`; the link bounds how many wait, sends those without an answer again after a reconnect
+A frame is u32 length of the body, u32 number, u32 CRC-32 of the body, then the body: a msgpack
+array of submissions (to ingest) or answers (from it). Every submission gets exactly one answer,
+found by its `ref`; the link bounds how many wait, sends those without an answer again after a reconnect
 (their nonces make that harmless), and answers `unavailable` itself when the deadline passes or
 ingest is away. Nothing hangs.
 """

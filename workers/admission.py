@@ -1,7 +1,7 @@
 """Admission: which submission becomes a record, and what its sender is told. Sans-I/O.
 
-Comes in: submissions with the time, and batches read back from the log. Goes out: records to append,
-and answers. All it knows of the past (nonces, rates) it has from reading the log, so a new
+Comes in: submissions with the time, and batches read back from the log. Goes out: records to
+append, and answers. All it knows of the past (nonces, rates) it has from reading the log, so a new
 incarnation that has read back a few minutes decides as the last one would have.
 """
 
@@ -266,7 +266,7 @@ class Admission:
     def _admit_event(self, submission: Submission, nonce: str, now: int) -> bytes | Refusal:
         if submission.type not in DATA_OF:
             return Refusal("bad_request", f"unknown event type {submission.type[:40]!r}")
-        data = msgspec.msgpack.decode(submission.data, type=DATA_OF[submission.type])
+        data: Any = msgspec.msgpack.decode(submission.data, type=DATA_OF[submission.type])
         self._ts = max(now, self._ts)
         return encode_record(
             submission.type, submission.stream, self._ts, submission.actor, nonce, data
@@ -274,7 +274,7 @@ class Admission:
 
 
 def check_text(text: str, limits: Limits) -> Refusal | None:
-    """Return why a text is refused, None when it is fine. Lengths are code points and UTF-8 bytes."""
+    """Return why a text is refused, None when it is fine (code points and UTF-8 bytes)."""
     if len(text) > limits.max_chars:
         return Refusal("too_long", f"{len(text)} characters; the limit is {limits.max_chars}")
     if not text.isprintable() and not printable(text):

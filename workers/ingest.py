@@ -1,8 +1,8 @@
 """Ingest: owns the log's partition. Gateways' submissions in, records into the log, answers out.
 
-The main thread owns `Admission` and every socket of a gateway. Two threads only block in its place:
-one appends the batch it is given (so a batch is whatever came in during the last append, and its
-fsync), one reads the log. Both hand over through bounded queues and wake the main thread's selector.
+The main thread owns `Admission` and every socket of a gateway. Two threads only block in its
+place: one appends the batch it is given (so a batch is whatever came in during the last append, and
+its fsync), one reads the log. Both hand over through bounded queues and wake the main thread.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import socket
 import threading
 import time
 from collections import defaultdict
+from pathlib import Path
 
 import msgspec
 
@@ -106,11 +107,11 @@ class Ingest:
         if kind == "unix":
             listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             try:
-                os.unlink(where)
+                Path(where).unlink()
             except FileNotFoundError:
                 pass
             listener.bind(where)
-            os.chmod(where, 0o600)
+            Path(where).chmod(0o600)
         else:
             host, _, port = where.rpartition(":")
             listener = socket.create_server((host, int(port)), reuse_port=False)

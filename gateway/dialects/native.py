@@ -1,7 +1,7 @@
 """The native protocol's two codecs: the one place that decides how a tick is encoded.
 
-Everything a viewer may be sent is first an object in the JSON shape of docs/protocol.md; JSON writes
-it as it is, msgpack as positional arrays with differences to the message's base.
+Everything a viewer may be sent is first an object in the JSON shape of docs/protocol.md; JSON
+writes it as it is, msgpack as positional arrays with differences to the message's base.
 """
 
 from __future__ import annotations

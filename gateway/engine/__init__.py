@@ -1,8 +1,9 @@
 """The engine: connections and bytes. What the compiled reactor and the reference both implement.
 
-Comes in: a listening socket. Goes up: batches of what happened on the connections. Comes down: bytes
-that are shared by all members of an audience, or meant for one session. An engine knows frames and
-limits; it knows nothing of streams or comments. Nothing above it assumes a greenlet per connection.
+Comes in: a listening socket. Goes up: batches of what happened on the connections. Comes down:
+bytes that are shared by all members of an audience, or meant for one session. An engine knows
+frames and limits; it knows nothing of streams or comments. Nothing above it assumes a greenlet per
+connection.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The reference engine: gevent, gevent-websocket and plain Python. Runs anywhere, and is the oracle.
+"""The reference engine: gevent, gevent-websocket, plain Python. Runs anywhere; is the oracle.
 
 gevent-websocket's handler does the upgrade; frames are `uproar.frames`, because the package's own
 reader has no size limit, accepts unmasked frames and answers some closes with the wrong code. One
@@ -234,8 +234,9 @@ class ReferenceEngine:
                 elif isinstance(message, frames.Binary):
                     self._tell(Received(connection.sid, message.data))
                 elif isinstance(message, frames.Close):
-                    answer = 1000 if message.code == frames.NO_STATUS else message.code
-                    self._write(connection, frames.encode_close(answer), always=True)
+                    if not connection.closing:  # else this is the answer to ours
+                        answer = 1000 if message.code == frames.NO_STATUS else message.code
+                        self._write(connection, frames.encode_close(answer), always=True)
                     return message.code
                 else:
                     if isinstance(message, frames.Ping):
@@ -309,6 +310,7 @@ class _Handler(WebSocketHandler):  # type: ignore[misc]
     """gevent-websocket's upgrade, with a deadline for the request head and our frames after it."""
 
     _deadline: Any = None
+    rfile: Any
 
     def read_requestline(self) -> Any:
         limits = self.server.engine.limits
@@ -363,7 +365,7 @@ class _Handler(WebSocketHandler):  # type: ignore[misc]
         environ = self.environ
         self.websocket.closed = True  # its object is not used; this keeps it from closing ours
         self.socket.settimeout(0.0)
-        first = self.rfile.peek()  # frames that came in the same segment as the handshake
+        first: bytes = self.rfile.peek()  # frames that came in the same segment as the handshake
         request = Request(
             environ["PATH_INFO"],
             environ.get("QUERY_STRING", ""),
@@ -405,5 +407,3 @@ def _choose(offered: str, known: tuple[str, ...]) -> str | None:
         if name in known:
             return name
     return None
-
-

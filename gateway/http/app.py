@@ -135,9 +135,9 @@ class Api:
         if allowed and method == "OPTIONS":
             return Response(204, b"", headers=[("Allow", ", ".join(allowed))])
         if allowed:
-            problem = Problem(405, "not_allowed", f"{method} is not served here").response()
-            problem.headers = [*problem.headers, ("Allow", ", ".join(allowed))]
-            return problem
+            refusal = Problem(405, "not_allowed", f"{method} is not served here").response()
+            refusal.headers = [*refusal.headers, ("Allow", ", ".join(allowed))]
+            return refusal
         raise Problem(404, "not_found", "there is nothing at this path")
 
     def _cors(self, request: HttpRequest) -> list[tuple[str, str]]:
@@ -199,15 +199,13 @@ class Api:
             rate = sum(found.ts > recent_ms for found in live.newest()) / 10
         try:
             connections = self.feed.state.connections([stream])[0]
-            comments = self.feed.in_pool(self.feed.store.count, stream)
-        except (StateLost, StoreUnavailable) as error:
+        except StateLost as error:
             raise _away(error) from error
         response = Response.json(
             {
                 "id": stream,
                 "viewers": connections,
                 "connections": connections,
-                "comments": comments,
                 "reactions": {},
                 "pinned": None,
                 "mode": {},
@@ -309,7 +307,9 @@ class Api:
             return result
         nonce = command.nonce
         if nonce is not None and (not 1 <= len(nonce) <= 64 or not nonce.isprintable()):
-            result.set(Answer(0, "bad_request", message="nonce must be 1 to 64 printable characters"))
+            result.set(
+                Answer(0, "bad_request", message="nonce must be 1 to 64 printable characters")
+            )
             return result
         draft = draft_of(command, claims)
         if isinstance(draft, tuple):

@@ -49,9 +49,7 @@ class Problem(Exception):
             headers.append(("Retry-After", str(-(-self.retry_after_ms // 1000))))
         if self.status == 401:
             headers.append(("WWW-Authenticate", "Bearer"))
-        return Response(
-            self.status, msgspec.json.encode(body), "application/problem+json", headers
-        )
+        return Response(self.status, msgspec.json.encode(body), "application/problem+json", headers)
 
 
 class Response(msgspec.Struct):
@@ -65,9 +63,7 @@ class Response(msgspec.Struct):
     @classmethod
     def json(cls, value: Any, status: int = 200) -> Response:
         """Return a value as JSON; never cached."""
-        return cls(
-            status, msgspec.json.encode(value), headers=[("Cache-Control", "no-store")]
-        )
+        return cls(status, msgspec.json.encode(value), headers=[("Cache-Control", "no-store")])
 
     def send(self, start_response: StartResponse) -> Iterable[bytes]:
         """Answer a WSGI request with it."""

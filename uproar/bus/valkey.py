@@ -26,7 +26,7 @@ class ValkeySubscriber:
 
     def unsubscribe(self, channels: list[str]) -> None:
         with errors_as(BusLost, "the bus"):
-            self._pubsub.sunsubscribe(*channels)
+            self._pubsub.sunsubscribe(*channels)  # type: ignore[no-untyped-call]
 
     def get(self, wait_s: float) -> tuple[str, bytes | None] | None:
         with errors_as(BusLost, "the bus"):
@@ -57,11 +57,11 @@ class ValkeyBus:
         with errors_as(BusLost, "the bus"):
             pipe = self._client.pipeline(transaction=False)
             for channel, payload in messages:
-                pipe.execute_command("SPUBLISH", channel, payload)
+                pipe.execute_command("SPUBLISH", channel, payload)  # type: ignore[no-untyped-call]
             pipe.execute()
 
     def subscriber(self) -> ValkeySubscriber:
-        return ValkeySubscriber(self._client.pubsub())
+        return ValkeySubscriber(self._client.pubsub())  # type: ignore[no-untyped-call]
 
     def close(self) -> None:
         self._client.close()

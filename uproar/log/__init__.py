@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 from typing import NamedTuple, Protocol
 
-
 # The consumer groups. The log is trimmed only below what every one of them has committed.
 GROUPS = ("coordinator", "archive", "moderation")
 

@@ -2,8 +2,8 @@
 
 An entry of the stream `log:0` is one batch: its id is `{first offset}-0`, its fields are `n` (how
 many records), `t` (ts of the newest, ms) and `b` (the records as a msgpack array of byte strings).
-The counter `log:0:next` is advanced in the same script, so offsets rise by one a record and an entry
-exists exactly where the counter says so; the server writes both to its AOF as one transaction.
+The counter `log:0:next` is advanced in the same script, so offsets rise by one a record and an
+entry exists exactly where the counter says so; the server's AOF has both or none.
 """
 
 from __future__ import annotations

@@ -70,13 +70,12 @@ class ValkeyState:
 
     def set_last(self, partition: int, offset: int, epoch: str) -> None:
         with errors_as(StateLost, "the state server"):
-            self._client.hset(
-                f"coordinator:{partition}", mapping={"last": offset, "epoch": epoch}
-            )
+            self._client.hset(f"coordinator:{partition}", mapping={"last": offset, "epoch": epoch})
 
     def last(self, partition: int) -> tuple[int, str] | None:
         with errors_as(StateLost, "the state server"):
-            last, epoch = self._client.hmget(f"coordinator:{partition}", ["last", "epoch"])  # type: ignore[misc]
+            found: Any = self._client.hmget(f"coordinator:{partition}", ["last", "epoch"])
+        last, epoch = found
         return (int(last), epoch.decode()) if last is not None and epoch is not None else None
 
     def lease_gateway(self, name: str, incarnation: str, connections: dict[str, int]) -> None:
@@ -101,9 +100,7 @@ class ValkeyState:
                 {name: value.split() for name, value in found.items()} for found in pipe.execute()
             ]
             names = sorted({name for found in counts for name in found})
-            leases: Any = (
-                self._client.mget([b"gateway:" + name for name in names]) if names else []
-            )
+            leases: Any = self._client.mget([b"gateway:" + name for name in names]) if names else []
         live = dict(zip(names, leases, strict=True))
         return [
             sum(int(value[1]) for name, value in found.items() if live.get(name) == value[0])

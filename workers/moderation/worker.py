@@ -1,15 +1,17 @@
 """Moderation: reads what was published and deletes what matches, through ingest like anybody.
 
 It never stands in a comment's way. A deletion's nonce is derived from its cause, so a redelivery
-after a crash repeats nothing; the position is committed when ingest has acknowledged every deletion.
+after a crash repeats nothing; the position is committed when ingest has acknowledged every
+deletion.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import threading
+import queue
 import time
+from functools import partial
 from pathlib import Path
 
 from uproar import ids, status
@@ -30,9 +32,6 @@ ACTOR = "moderation"
 PARTITION = 0
 POLL_RECORDS = 1024
 COMMIT_EVERY_S = 0.5
-TERMS_EVERY_S = 1.0
-# Moderators are exempt: they quote what they remove.
-EXEMPT = frozenset({"moderator", "broadcaster"})
 
 
 class Moderation:
@@ -51,7 +50,6 @@ class Moderation:
         self.files = [config.data_dir / "terms.txt", *map(Path, config.moderation.terms_files)]
         self.terms = Terms([])
         self.terms_error = ""
-        self.looked_at = 0.0
         self.decided = 0
         self.deleted = 0
 
@@ -60,8 +58,8 @@ class Moderation:
         self.link.start()
         committed, commit_at = self.consumer.position, 0.0
         while not self.stop.is_set():
-            self._load_terms()
             poll = self.consumer.poll(0.25, POLL_RECORDS, self.stop)
+            self._load_terms()  # after the wait: what is decided now is decided by today's file
             self._delete([found for found in map(self._decide, poll.records) if found])
             now = time.monotonic()
             if self.consumer.position > committed and now >= commit_at:
@@ -71,9 +69,6 @@ class Moderation:
         self.link.close()
 
     def _load_terms(self) -> None:
-        if time.monotonic() < self.looked_at + TERMS_EVERY_S:
-            return
-        self.looked_at = time.monotonic()
         try:
             if self.terms.changed(self.files):
                 self.terms = Terms.load(self.files)
@@ -95,31 +90,14 @@ class Moderation:
             self.consumer.set_aside(counted, error)
             return None
         self.decided += 1
-        if comment.user.role in EXEMPT:
-            return None
         match = self.terms.match(comment.text)
         return (counted.record.stream, comment.id, match.term) if match else None
 
     def _delete(self, todo: list[tuple[str, bytes, str]]) -> None:
         """Have all of them in the log before going on; what is `unavailable` is said again."""
         while todo and not self.stop.is_set():
-            answered = threading.Semaphore(0)
-            again: list[tuple[str, bytes, str]] = []
-            for item in todo:
-                stream, comment_id, term = item
-
-                def done(answer: Answer, item: tuple[str, bytes, str] = item) -> None:
-                    if answer.code == "unavailable":
-                        again.append(item)
-                    elif answer.code:
-                        event(
-                            logger, "deletion_refused", level=logging.ERROR,
-                            code=answer.code, why=answer.message,
-                        )  # fmt: skip
-                    else:
-                        self.deleted += 1
-                    answered.release()
-
+            answers: queue.SimpleQueue[tuple[int, Answer]] = queue.SimpleQueue()
+            for number, (stream, comment_id, term) in enumerate(todo):
                 self.link.submit(
                     "COMMENT_DELETED",
                     stream,
@@ -127,13 +105,30 @@ class Moderation:
                     "service",
                     f"moderation:{ids.to_text(comment_id)}:delete",
                     CommentDeleted(comment_id, ACTOR, f"term: {term}"),
-                    done,
+                    partial(_answered, answers, number),
                 )
+            again = []
             for _ in todo:
-                answered.acquire()  # the link answers everything within its deadline
+                number, answer = answers.get()  # the link answers everything by its deadline
+                if answer.code == "unavailable":
+                    again.append(todo[number])
+                elif answer.code:
+                    event(
+                        logger,
+                        "deletion_refused",
+                        level=logging.ERROR,
+                        code=answer.code,
+                        why=answer.message,
+                    )
+                else:
+                    self.deleted += 1
             todo = again
             if todo:
                 self.stop.wait(0.1)
+
+
+def _answered(answers: queue.SimpleQueue[tuple[int, Answer]], number: int, answer: Answer) -> None:
+    answers.put((number, answer))
 
 
 def work(process: Process) -> None:

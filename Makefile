@@ -1,0 +1,111 @@
+# uproar: `make serve` runs it, `make test` proves it. `make` alone lists the rest.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+# What a change of means that the environment is made anew.
+INPUTS := requirements.txt pyproject.toml setup.py $(wildcard _fastpath/*.pyx _fastpath/*.pxd)
+ARGS   ?=
+PYTEST := $(BIN)/python -m pytest
+SUITES := unit conformance integration browser chaos
+
+.DEFAULT_GOAL := help
+.PHONY: help setup packages serve test $(addprefix test-,$(SUITES)) chromium lint fmt bench clean clean-data
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-24s %s\n", $$1, $$2}'
+
+# --- to run it ---
+
+setup: $(STAMP)  ## make the environment in .venv
+
+$(STAMP): $(INPUTS)
+	@$(MAKE) --no-print-directory packages
+	@echo "making the environment in $(VENV) (about a minute)"
+	@rm -f $@
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+	@touch $@
+
+# What the system must bring: checked one by one, installed where we are root.
+packages:
+	@missing=""; \
+	need() { missing="$$missing $$1"; echo "missing: $$1 ($$2)" >&2; }; \
+	if ! command -v $(PYTHON) >/dev/null; then \
+	  need python3 "Python 3.11 or newer"; need python3-venv "virtual environments"; \
+	  need python3-dev "Python's headers"; \
+	else \
+	  $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "$(PYTHON) is older than 3.11: install a newer one and run make PYTHON=python3.11" >&2; exit 1; }; \
+	  $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || need python3-venv "virtual environments"; \
+	  $(PYTHON) -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")))' \
+	    || need python3-dev "Python's headers"; \
+	fi; \
+	command -v $${CC:-cc} >/dev/null || { need gcc "a C compiler"; need libc6-dev "the C library's headers"; }; \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	if [ "$$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then \
+	  echo "install these Debian packages and start again: sudo apt-get install$$missing" >&2; exit 1; \
+	fi; \
+	echo "installing:$$missing"; \
+	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing
+
+serve: $(STAMP)  ## run everything on this machine with a demo stream (ARGS="--port 9000")
+	$(BIN)/uproar serve --demo $(ARGS)
+
+# --- to work on it ---
+
+test: $(STAMP) $(addprefix test-,$(SUITES))  ## run all tests (ARGS="-k name" narrows)
+
+# pytest answers 5 where a suite has no test that fits: nothing failed.
+define run-suite
+	@echo "== tests/$(1)"
+	@$(PYTEST) tests/$(1) $(ARGS) || { code=$$?; [ $$code -eq 5 ] || exit $$code; }
+endef
+
+test-unit: $(STAMP)  ## functions and processes of one module, in seconds
+	$(call run-suite,unit)
+
+test-conformance: $(STAMP)  ## both adapters of a role, both codecs, against the same vectors
+	$(call run-suite,conformance)
+
+test-integration: $(STAMP)  ## a whole system, driven by clients
+	$(call run-suite,integration)
+
+test-browser: $(STAMP) chromium  ## the page in a real Chromium
+	$(call run-suite,browser)
+
+test-chaos: $(STAMP)  ## processes killed while comments are played
+	$(call run-suite,chaos)
+
+chromium:
+	@if command -v chromium >/dev/null || command -v chromium-browser >/dev/null; then exit 0; fi; \
+	if [ "$$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then \
+	  echo "installing: chromium (for the browser tests)"; \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; \
+	else \
+	  echo "missing: chromium; the browser tests are skipped: sudo apt-get install chromium" >&2; \
+	fi
+
+lint: $(STAMP)  ## ruff and mypy --strict
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+fmt: $(STAMP)  ## format the code
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .
+
+bench: $(STAMP)  ## measure (ARGS picks the question)
+	$(BIN)/python -m benchmarks $(ARGS)
+
+clean:  ## remove the environment and everything built
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache tests/artifacts
+	rm -f _fastpath/*.c _fastpath/*.so
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
+
+clean-data:  ## remove the data directory `data`: all comments and the signing key
+	@if [ -e data/lock ] && command -v flock >/dev/null && ! flock --nonblock data/lock true; then \
+	  echo "data is in use by process $$(cat data/lock): stop it first" >&2; exit 1; fi
+	rm -rf data

@@ -1,0 +1,1 @@
+"""The pages in a real browser, and their modules in Node (`*.test.mjs`)."""

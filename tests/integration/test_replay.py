@@ -1,0 +1,127 @@
+"""The main job: real chat replayed at speed to 100 viewers of all kinds, who must all agree.
+
+Half speak JSON and half msgpack; 10 join in the middle; 10 are cut off and resume on another
+gateway process. Some comments carry a blocked term, so moderation deletes them meanwhile.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests import chatlog
+from tests.system import ROOT, System, wait_until
+from uproar.swarm import Member, Swarm
+
+TERM = "zorkmuffin"
+PLANTED_EVERY = 40
+VIEWERS, JOINERS, CUT = 80, 10, 10
+SECONDS = 4.0  # for a whole log, which took minutes when it was new
+
+
+def _gateway(session: str | None) -> str:
+    return (session or "").split("-")[0]
+
+
+class _Elsewhere:
+    """Cuts a member off and lets it reconnect until it stands on another gateway process."""
+
+    def __init__(self, member: Member) -> None:
+        self.member = member
+        self.left = _gateway(member.session)
+        member.cut()
+
+    def arrived(self) -> bool:
+        if not self.member.live:
+            return False
+        if _gateway(self.member.session) == self.left:
+            self.member.cut()
+            return False
+        return True
+
+
+@pytest.mark.parametrize("name", ["chat_vod", "chat_burst"])
+def test_every_viewer_ends_with_the_same_comments(system: System, tmp_path, name):
+    lines = chatlog.lines(name)
+    for line in lines[::PLANTED_EVERY]:
+        line["text"] = f"{line['text'][:400]} {TERM}"
+    planted = len(lines[::PLANTED_EVERY])
+    (system.data / "terms.txt").write_text(f"{TERM}\n")
+    file = tmp_path / f"{name}.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    stream = name.replace("_", "-")
+    deleted: set[str] = set()
+    shown: dict[str, int] = {}
+
+    def watch(member, event, now):
+        if event["type"] == "COMMENT_DELETED":
+            deleted.add(event["comment_id"])
+        elif event["type"] == "COMMENT":
+            shown[event["id"]] = event["offset"]
+
+    with Swarm(seed=7) as swarm:
+
+        def add(count: int) -> list[Member]:
+            return [
+                swarm.add(
+                    system.stream(stream),
+                    codec="json" if number % 2 else "msgpack",
+                    backlog=20,
+                    backoff_s=0.02,
+                    on_event=watch if number == 0 else None,
+                )
+                for number in range(count)
+            ]
+
+        steady, cut = add(VIEWERS), add(CUT)
+        assert swarm.run(lambda: all(m.live for m in swarm.members), 20)
+        speed = lines[-1]["t_ms"] / 1000 / SECONDS
+        replay = subprocess.Popen(
+            [sys.executable, "-m", "uproar", "replay", str(file), "--stream", stream,
+             "--speed", str(speed), "--url", system.info["http"]],
+            cwd=ROOT,
+            env={**system.environ(), "UPROAR_TOKEN": system.tokens["service"]},
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+        first = steady[0]
+        assert swarm.run(lambda: len(first.offsets) > len(lines) // 3, 30)
+        joiners = add(JOINERS)
+        elsewhere = [_Elsewhere(member) for member in cut]
+        assert swarm.run(lambda: all(one.arrived() for one in elsewhere), 30)
+        assert len(first.offsets) < len(lines), "the cuts came after the log's end"
+        assert swarm.run(lambda: len(first.offsets) == len(lines), 60), len(first.offsets)
+        assert swarm.run(lambda: len(deleted) == planted, 20), (len(deleted), planted)
+        last = first.offsets[-1]
+        assert swarm.run(lambda: all(m.offsets[-1:] == [last] for m in steady + joiners), 20)
+        # The last comment of all may be a deleted one, which a resume leaves out.
+        assert swarm.run(lambda: all((m.position or 0) >= last for m in cut), 20)
+
+    output = replay.communicate(timeout=30)[0]
+    assert replay.returncode == 0, output
+    everything = first.offsets
+    assert everything == sorted(set(everything))
+    gone = {shown[comment] for comment in deleted}
+    for member in steady:
+        assert member.offsets == everything
+    for member in joiners:
+        assert member.offsets, "a joiner saw nothing live"
+        assert member.offsets == everything[-len(member.offsets) :]
+        assert set(member.historical) <= set(everything)
+        assert member.historical[-1] < member.offsets[0]
+        missed = set(everything[: -len(member.offsets)]) - set(member.historical)
+        assert len(member.historical) == 20 and max(missed - gone) < member.historical[0]
+    for member in cut:
+        assert member.core.connections > 1 and all(member.recovered[1:]), member.recovered
+        assert set(everything) - set(member.offsets) <= gone
+        assert member.offsets == sorted(set(member.offsets))
+    assert not any(member.repeats or member.gaps for member in swarm.members)
+
+    kept = [offset for offset in everything if offset not in gone]
+    wait_until(lambda: len(system.history(stream)) == len(kept), 10, "history is complete")
+    history = system.history(stream)
+    assert [comment["offset"] for comment in history] == kept
+    texts = sorted(line["text"] for line in lines if TERM not in line["text"])
+    assert sorted(comment["text"] for comment in history) == texts

@@ -1,0 +1,204 @@
+"""The command `uproar`. Each command imports what it needs when it runs, so `--help` is quick.
+
+Errors are one sentence on stderr and exit code 2.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import click
+
+import uproar
+
+if TYPE_CHECKING:
+    from uproar.config import Config
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+ROLES: Final = ("viewer", "vip", "moderator", "broadcaster", "service")
+WORKER_ROLES: Final = ("ingest", "coordinator", "archive", "moderation")
+_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+class Sentence(click.ClickException):
+    """What is wrong and what to do, on stderr, with exit code 2."""
+
+    exit_code = 2
+
+    def show(self, file: Any = None) -> None:
+        """Print the sentence."""
+        click.echo(f"uproar: {self.message}", err=True)
+
+
+class Duration(click.ParamType[float]):
+    """`90s`, `30m`, `1h`, `7d` or plain seconds, as seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        """Return the seconds."""
+        found = re.fullmatch(r"(\d{1,9}(?:\.\d+)?)([smhd]?)", str(value))
+        if not found or float(found[1]) <= 0:
+            self.fail(f"{value!r} is no duration; write 90s, 30m, 1h or 7d", param, ctx)
+        return float(found[1]) * _UNITS[found[2] or "s"]
+
+
+def _config_option(command: Command) -> Command:
+    return click.option(
+        "--config",
+        "config_file",
+        type=click.Path(path_type=Path),
+        help="Configuration file; default: uproar.toml here, where there is one.",
+    )(command)
+
+
+def _data_option(command: Command) -> Command:
+    return click.option("--data", metavar="DIR", help="Data directory; default: data.")(command)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(uproar.__version__, prog_name="uproar")
+def main() -> None:
+    """The live chat behind a live stream."""
+
+
+@main.command()
+@click.option("--port", type=int, help="HTTP and WebSocket port; 0: any free one.")
+@_data_option
+@click.option("--gateways", type=int, help="Gateway processes; default: 2.")
+@_config_option
+@click.option("--demo", is_flag=True, help="Play a generated conversation into the stream `demo`.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON line once ready.")
+def serve(
+    port: int | None,
+    data: str | None,
+    gateways: int | None,
+    config_file: Path | None,
+    demo: bool,
+    as_json: bool,
+) -> None:
+    """Run everything on this machine, until Ctrl-C."""
+    from uproar.auth import AuthError
+    from uproar.errors import ServeError
+
+    config = _load(config_file, {"server.port": port, "data": data, "server.gateways": gateways})
+    from uproar import serve as serving
+    from uproar.log import LogUnavailable
+
+    try:
+        serving.serve(config, serving.Prints(as_json=as_json, demo=demo))
+    except (ServeError, AuthError) as error:
+        raise Sentence(str(error)) from error
+    except LogUnavailable as error:
+        raise Sentence(f"the log did not answer: {error}; start again") from error
+
+
+@main.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def gateway(arguments: tuple[str, ...]) -> None:
+    """Run one gateway, for a cluster: `python -m gateway` with the same options."""
+    _exec("gateway", *arguments)
+
+
+@main.command()
+@click.argument("role", type=click.Choice(WORKER_ROLES))
+@_config_option
+def worker(role: str, config_file: Path | None) -> None:
+    """Run one worker, for a cluster."""
+    _exec("workers", role, *(("--config", str(config_file)) if config_file else ()))
+
+
+@main.command()
+@click.option("--sub", required=True, metavar="ID", help="The user's id, at most 64 characters.")
+@click.option("--name", required=True, help="The name that others see.")
+@click.option("--role", type=click.Choice(ROLES), default="viewer", show_default=True)
+@click.option("--stream", "streams", multiple=True, metavar="ID", help="Repeatable; none: all.")
+@click.option("--ttl", type=Duration(), default="1h", show_default=True, help="90s, 30m, 1h, 7d.")
+@_data_option
+@_config_option
+def token(
+    sub: str,
+    name: str,
+    role: str,
+    streams: tuple[str, ...],
+    ttl: float,
+    data: str | None,
+    config_file: Path | None,
+) -> None:
+    """Print a token signed with the data directory's key."""
+    from uproar import auth
+
+    config = _load(config_file, {"data": data})
+    try:
+        if not config.auth.key_file:
+            config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        key = auth.load_key(config.key_path)
+        made = auth.make_token(
+            key, sub=sub, name=name, role=role, streams=streams or None, ttl_s=ttl
+        )
+    except auth.AuthError as error:
+        raise Sentence(str(error)) from error
+    except OSError as error:
+        raise Sentence(
+            f"{config.data_dir}: can't be used as data directory: {error.strerror}; "
+            "take another with --data"
+        ) from error
+    click.echo(made)
+
+
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--stream", required=True, metavar="ID", help="The stream to play into.")
+@click.option("--speed", type=float, default=1.0, show_default=True, help="2: twice as fast.")
+@click.option("--url", default="http://127.0.0.1:8080", show_default=True)
+def replay(file: Path, stream: str, speed: float, url: str) -> None:
+    """Play a chat log (JSON lines: t_ms, user, role, text); service token in UPROAR_TOKEN."""
+    made = os.environ.get("UPROAR_TOKEN", "")
+    if not made:
+        raise Sentence(
+            "UPROAR_TOKEN is not set; put a service token in it: "
+            'UPROAR_TOKEN="$(uproar token --sub replay --name Replay --role service)"'
+        )
+    if not 0 < speed < float("inf"):
+        raise Sentence(f"--speed {speed:g} is no speed; 1 is as it was, 10 ten times as fast")
+    if not file.is_file():
+        raise Sentence(f"{file}: no such file; give a chat log of JSON lines")
+    from uproar.replay import replay as play
+
+    sys.exit(play(file, stream, speed, url, made))
+
+
+@main.command()
+@_data_option
+@_config_option
+def config(data: str | None, config_file: Path | None) -> None:
+    """Print the effective configuration as TOML."""
+    from uproar.config import dump
+
+    click.echo(dump(_load(config_file, {"data": data})), nl=False)
+
+
+def _load(file: Path | None, flags: dict[str, Any]) -> Config:
+    from uproar.config import ConfigError, load
+
+    try:
+        return load(file, flags=flags)
+    except ConfigError as error:
+        raise Sentence(str(error)) from error
+
+
+def _exec(module: str, *arguments: str) -> None:
+    """Become `python -m MODULE`: one process, so signals and exit codes are the module's own."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(sys.executable, [sys.executable, "-m", module, *arguments])
+
+
+if __name__ == "__main__":
+    main()
