@@ -5,7 +5,7 @@ One bad command in an array costs itself only; a message that can't be read at a
 
 from __future__ import annotations
 
-from typing import Any, Final, TypeAlias
+from typing import Annotated, Any, Final, TypeAlias
 
 import msgspec
 
@@ -13,6 +13,9 @@ from uproar.events import User
 
 COMMANDS_MAX: Final = 100
 NONCE_MAX: Final = 64
+MESSAGE_MAX: Final = 200  # characters of a refusal; it may quote what was sent
+
+Millis: TypeAlias = Annotated[int, msgspec.Meta(ge=0, lt=1 << 53)]
 
 
 class Author(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -37,7 +40,7 @@ class CommentCommand(
     nonce: str | None = None
     reply_to: str | None = None
     user: Author | None = None
-    ts: int | None = None
+    ts: Millis | None = None
 
 
 class PingCommand(
@@ -108,4 +111,5 @@ def _nonce_of(decoder: Any, data: Any) -> str | None:
 
 
 def _plain(error: Exception) -> str:
-    return str(error).replace("`", "")
+    text = str(error).replace("`", "")
+    return text if len(text) <= MESSAGE_MAX else text[: MESSAGE_MAX - 1] + "…"

@@ -21,7 +21,7 @@ from gateway.live import Live
 from uproar.batch import Batch, decode_batch
 from uproar.bus import Bus, BusLost, Subscriber, channel, control_channel
 from uproar.config import Config
-from uproar.events import Event, PoisonedRecord
+from uproar.events import CONTROL_TYPES, Event, PoisonedRecord
 from uproar.logs import event
 from uproar.state import RingEntry, State, StateLost
 from uproar.store import Store, StoreUnavailable
@@ -33,6 +33,7 @@ PARTITION = 0
 PROBE_EVERY_S = 1.0
 PROBE_LATE_S = 3.0
 STORE_EVENTS = 5000  # one fill from the store; a longer hole is a GAP
+FAR_PAGES = 20  # of so many events a slow viewer may be behind; further, it is closed
 
 
 class Feed:
@@ -275,9 +276,8 @@ class Feed:
         )
         return events if len(events) <= STORE_EVENTS else None
 
-    def stored_since(self, live: Live, after: int) -> list[Event] | None:
-        """Return a stream's events at (after, live.start] for a resume, None when not to be had."""
-        upto = live.start
+    def stored(self, live: Live, after: int, upto: int) -> list[Event] | None:
+        """Return a stream's events at (after, upto], None when they are not (all) to be had."""
         try:
             events: list[Event] | None = self.in_pool(
                 self._stored, live.stream, live.epoch, after, upto
@@ -285,6 +285,28 @@ class Feed:
         except StoreUnavailable:
             return None
         return events
+
+    def stored_controls(self, live: Live, after: int, upto: int) -> list[Event] | None:
+        """Return the control events at (after, upto]; None when not to be had, or too many."""
+        controls: list[Event] = []
+        for _ in range(FAR_PAGES):
+            try:
+                page = self.in_pool(self._page, live.stream, live.epoch, after, upto)
+            except StoreUnavailable:
+                return None
+            if page is None:
+                return None
+            controls += [found for found in page if found.type in CONTROL_TYPES]
+            if len(page) < STORE_EVENTS:
+                return controls if len(controls) <= STORE_EVENTS else None
+            after = page[-1].offset
+        return None
+
+    def _page(self, stream: str, epoch: str, after: int, upto: int) -> list[Event] | None:
+        if self.store.position(epoch) < upto:
+            return None
+        era = self.store.open_epoch(epoch)
+        return self.store.events(stream, era, after, upto, STORE_EVENTS)
 
     def _era(self, epoch: str) -> int:
         try:

@@ -63,6 +63,10 @@ class Live:
         if self.inbox or batch.prev > self.position or not self.ready:
             self.inbox.append(batch)
             self._inbox_events += len(batch.events)
+            if not self.ready and self.overfull:
+                # Nobody watches yet: what is thrown away is a hole like any other.
+                self.inbox.clear()
+                self._inbox_events = 0
             return False
         self._extend(batch)
         return True
@@ -92,6 +96,7 @@ class Live:
         self.pending.append(Event(upto, "GAP", 0, "", MASK_ALL, 0, data))
         self.position = upto
         self._recent.clear()
+        self.backlog.clear()  # what was deleted in the hole must not be shown to those who join
         self.start = upto
 
     def _extend(self, batch: Batch) -> None:

@@ -75,20 +75,20 @@ class Gateway:
             state,
             SqliteStore(config.data_dir / "store.db"),
             self.in_pool,
-            on_ready=lambda live: self.viewers.stream_ready(live),
+            on_ready=self.ticker.wake,
             on_events=self.ticker.wake,
         )
         key = load_key(config.key_path)
         verifier = Verifier(key, config.auth.leeway_s)
         self.presence = Presence(
             state, self.engine, self.ticker.audiences, name, self.incarnation,
-            lambda: {stream: len(sids) for stream, sids in self.viewers.by_stream.items()},
+            lambda: self.viewers.watching(),
             self.feed.live,
         )  # fmt: skip
         self.viewers = Viewers(
             config, name, verifier, self.feed, self.ticker, self.link, self.presence.viewers
         )
-        self.ticker.viewers = self.viewers
+        self.ticker.arrivals = self.viewers.arrivals
         self.api = Api(config, key, verifier, self.feed, self.link, self.presence.viewers)
         self.stopping = Flag()
 

@@ -6,7 +6,7 @@ import itertools
 import re
 from collections.abc import Callable
 from typing import Final, NamedTuple
-from urllib.parse import parse_qs, unquote
+from urllib.parse import parse_qs
 
 from gateway.audiences import RATES, AudienceKey
 from gateway.dialects import native
@@ -18,6 +18,7 @@ from uproar.codes import CloseCode
 
 STREAM_ID: Final = re.compile(r"[a-z0-9_-]{1,64}")
 STREAM_PATH: Final = re.compile(r"/stream/([^/]+)")
+QUERY_FIELDS: Final = 50
 
 
 class Refused(Exception):
@@ -72,6 +73,11 @@ class Session:
         """Whether it sees what only moderators see."""
         return self.claims is not None and self.claims.moderates
 
+    @property
+    def serves(self) -> bool:
+        """Whether it is a backend of the platform, not a person."""
+        return self.claims is not None and self.claims.role == "service"
+
     def key(self) -> AudienceKey:
         """The audience it belongs to when live."""
         return AudienceKey(
@@ -94,10 +100,13 @@ class Session:
 def wish_of(request: Request, backlog_default: int, backlog_max: int) -> Wish:
     """Return what the handshake asks for; raises Refused."""
     found = STREAM_PATH.fullmatch(request.path)
-    stream = unquote(found[1]) if found else ""
+    stream = found[1] if found else ""
     if not STREAM_ID.fullmatch(stream):
         raise Refused(codes.UNKNOWN_STREAM, "connect to /stream/{id}, an id of a-z 0-9 _ -")
-    query = parse_qs(request.query, keep_blank_values=True, max_num_fields=50)
+    try:
+        query = parse_qs(request.query, keep_blank_values=True, max_num_fields=QUERY_FIELDS)
+    except ValueError:
+        raise Refused(codes.BAD_REQUEST, f"a query has at most {QUERY_FIELDS} parameters") from None
 
     def one(name: str) -> str | None:
         values = query.get(name)

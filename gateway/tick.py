@@ -26,7 +26,7 @@ from uproar.events import Event
 from uproar.logs import event
 
 if TYPE_CHECKING:
-    from gateway.viewers import Viewers
+    from gateway.arrivals import Arrivals
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class Ticker:
     ) -> None:
         self.engine = engine
         self.audiences = Audiences()
-        self.viewers: Viewers
+        self.arrivals: Arrivals
         self.tick_s = tick_s
         self.length_s = tick_s  # what the tick has stretched to
         self.ticks = 0
@@ -105,9 +105,9 @@ class Ticker:
                     key.codec, objects_of(seen, moderator=key.visibility == "moderator")
                 )
                 for sid in self.engine.broadcast(number, frame):
-                    self.viewers.lags(sid, before)
+                    self.arrivals.lags(sid, before)
                 self.comments_sent += len(seen)
-        self.viewers.bring_up(live)
+        self.arrivals.bring_up(live)
 
     def send_now(self, session: Session, objects: list[native.Object]) -> bool:
         """Send one message to one session at once; False when its queue is full."""

@@ -8,26 +8,18 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import gevent
-
-from gateway.audiences import sees
+from gateway.arrivals import Arrivals
 from gateway.commands import BadCommand, Command, CommentCommand, parse
 from gateway.dialects import native
 from gateway.engine import Closed, Drained, Engine, EngineEvent, Opened, Received, Request
 from gateway.feed import Feed
-from gateway.live import Live, Past, fold, past_of
 from gateway.session import Refused, Session, SessionNames, claims_of, wish_of
-from gateway.tick import Ticker, objects_of
+from gateway.tick import Ticker
 from uproar import codes, ids
 from uproar.auth import Claims, Verifier
 from uproar.codes import CloseCode
 from uproar.config import Config
-from uproar.events import Event
 from uproar.ipc import Answer, Draft, IngestLink
-from uproar.state import StateLost
-
-OPEN_DEADLINE_S = 10.0  # for a stream to come up while its first viewers wait
-RESUME_AHEAD_S = 3.0  # for this gateway to catch up with a client that is ahead of it
 
 
 class Viewers:
@@ -53,7 +45,7 @@ class Viewers:
         self.sessions: dict[int, Session] = {}
         self.by_stream: dict[str, set[int]] = {}
         self.names = SessionNames(gateway, secrets.token_hex(3))
-        self._waiting: dict[str, set[int]] = {}  # joining or lagging with an empty queue
+        self.arrivals = Arrivals(config, feed, ticker, self.sessions, self._welcome, self.end)
         self._expiries: list[tuple[int, int]] = []  # heap: (unix s, sid)
         self._per_minute: dict[str, int] = {
             role: getattr(config.limits.per_minute, role)
@@ -62,7 +54,7 @@ class Viewers:
         self._actions: dict[type[Any], Callable[[Any], None]] = {
             Opened: self._opened,
             Received: self._received,
-            Drained: self._drained,
+            Drained: lambda what: self.arrivals.drained(what.sid),
             Closed: self._closed,
         }
 
@@ -92,13 +84,7 @@ class Viewers:
         self.by_stream.setdefault(wish.stream, set()).add(sid)
         if claims is not None and claims.expires is not None:
             heapq.heappush(self._expiries, (claims.expires, sid))
-        if wish.offset is None:
-            self._waits(session)
-        else:
-            # A resume may have to read ring or store: a greenlet of its own, while it lasts.
-            gevent.spawn(self._prepare_resume, session, wish.offset)
-        if not live.ready:
-            gevent.spawn_later(OPEN_DEADLINE_S, self._too_late, session)
+        self.arrivals.enter(session)
 
     def _check_origin(self, request: Request) -> None:
         allowed = self.config.server.origins
@@ -113,20 +99,15 @@ class Viewers:
         stream = session.live.stream
         members = self.by_stream.get(stream, set())
         members.discard(what.sid)
-        self._waiting.get(stream, set()).discard(what.sid)
+        self.arrivals.forget(what.sid, stream)
         if not members:
             self.by_stream.pop(stream, None)
-            self._waiting.pop(stream, None)
             self.ticker.audiences.forget(stream)
             self.feed.unwatch(stream)
 
     def end(self, session: Session, code: CloseCode, reason: str) -> None:
         """Close a session with a code of the table."""
         self.engine.close(session.sid, code.code, reason)
-
-    def _too_late(self, session: Session) -> None:
-        if session.joining and session.sid in self.sessions and not session.live.ready:
-            self.end(session, codes.TRY_AGAIN_LATER, "the stream can't be served now; try again")
 
     def expire(self, now: float) -> None:
         """Close the sessions whose token has expired (`now` in unix seconds)."""
@@ -136,6 +117,13 @@ class Viewers:
             if session is not None:
                 self.end(session, codes.UNAUTHORIZED, "the token has expired; get a new one")
 
+    def watching(self) -> dict[str, int]:
+        """Return how many sessions watch each stream; services work, they do not watch."""
+        return {
+            stream: sum(not self.sessions[sid].serves for sid in sids)
+            for stream, sids in self.by_stream.items()
+        }
+
     def drain(self, seconds: float) -> None:
         """Tell everybody to connect elsewhere, spread over `seconds`."""
         sessions = list(self.sessions.values())
@@ -143,149 +131,7 @@ class Viewers:
             after_ms = int(1000 * seconds * number / max(1, len(sessions)))
             self.ticker.private(session, {"type": "RECONNECT", "after_ms": after_ms})
 
-    # -- joining, resuming, catching up -----------------------------------------------------------
-
-    def _waits(self, session: Session) -> None:
-        """Have a session brought up at the end of its stream's next tick."""
-        self._waiting.setdefault(session.live.stream, set()).add(session.sid)
-        self.ticker.wake(session.live)
-
-    def stream_ready(self, live: Live) -> None:
-        """A stream has come up: its waiting sessions can join."""
-        self.ticker.wake(live)
-
-    def bring_up(self, live: Live) -> None:
-        """Bring those who wait to exactly `live.sent`, and into their audience."""
-        waiting = self._waiting.pop(live.stream, None)
-        for sid in waiting or ():
-            session = self.sessions.get(sid)
-            if session is None:
-                continue
-            if session.joining:
-                self._join(session, None)
-            elif session.lags_from is not None:
-                self._catch_up(session, session.lags_from)
-
-    def _join(self, session: Session, resumed: Past | None) -> None:
-        """Send WELCOME and what comes before the next tick; the session is live from here on."""
-        live, wish = session.live, session.wish
-        objects = [self._welcome(session, resumed)]
-        if resumed is not None:
-            seen = self._seen(session, resumed.events)
-            objects += objects_of(seen, moderator=session.moderates)
-        elif wish.backlog:
-            seen = self._seen(session, live.newest())[-wish.backlog :]
-            objects += [
-                native.comment_object(found, historical=True, moderator=session.moderates)
-                for found in seen
-            ]
-        session.joining = False
-        if self.ticker.send_now(session, objects):
-            self._go_live(session)
-        else:
-            session.lags_from = live.sent
-
-    def _go_live(self, session: Session) -> None:
-        session.lags_from = None
-        session.audience = session.key()
-        self.engine.join(session.sid, self.ticker.audiences.number(session.audience))
-        if session.outgoing:
-            waiting, session.outgoing = session.outgoing, []
-            for message in waiting:
-                self.ticker.private(session, message)
-
-    def _seen(self, session: Session, events: list[Event]) -> list[Event]:
-        key = session.key()
-        return [found for found in events if sees(key, found)]
-
-    def _prepare_resume(self, session: Session, offset: int) -> None:
-        """Fetch what a resume needs from ring and store, then join in one go.
-
-        Too far back, ahead of everything, a foreign epoch or not to be had: `recovered` is false.
-        """
-        live = session.live
-        until = time.monotonic() + OPEN_DEADLINE_S
-        while not live.ready and session.sid in self.sessions and time.monotonic() < until:
-            gevent.sleep(0.02)
-        if session.sid not in self.sessions or not live.ready:
-            return
-        known = session.wish.epoch == live.epoch
-        until = time.monotonic() + RESUME_AHEAD_S
-        while known and live.sent < offset and time.monotonic() < until:
-            if not self._log_reaches(offset):
-                break
-            gevent.sleep(0.02)
-        known = known and live.sent >= offset
-        older: list[Event] = []
-        covered = offset
-        if known and live.since(offset) is None:
-            covered = live.start
-            found = self.feed.stored_since(live, offset)
-            if found is None:
-                known = False
-            else:
-                older = found
-        if session.sid not in self.sessions:
-            return
-        # No switch of greenlets from here to the audience: nothing is missed or doubled. Events
-        # that wait for the next tick are behind `sent` and come with it.
-        newer = live.since(covered) if known else None
-        past = past_of(older + newer.events) if newer is not None else None
-        if past is not None and past.comments > self.config.gateway.resume_max:
-            past = None
-        self._join(session, past)
-
-    def _log_reaches(self, offset: int) -> bool:
-        """Whether STATE knows of an offset that far; unknown counts as yes."""
-        try:
-            known = self.feed.state.last(0)
-        except StateLost:
-            return True
-        return known is None or known[0] >= offset
-
-    def lags(self, sid: int, position: int) -> None:
-        """A session's queue is full; it stands at `position` and gets nothing until it drains."""
-        session = self.sessions.get(sid)
-        if session is None or session.lags_from is not None:
-            return
-        if self.config.gateway.overflow == "close":
-            self.end(session, codes.TOO_SLOW, "you did not take what you were sent in time")
-            return
-        session.lags_from = position
-        if session.audience is not None:
-            self.engine.leave(sid, self.ticker.audiences.number(session.audience))
-            session.audience = None
-
-    def _drained(self, what: Drained) -> None:
-        session = self.sessions.get(what.sid)
-        if session is not None and session.lags_from is not None:
-            self._waits(session)
-
-    def _catch_up(self, session: Session, offset: int) -> None:
-        """One message for what a slow viewer missed: folded, with a GAP where something is."""
-        live = session.live
-        past = live.since(offset)
-        gap_to: int | None
-        if past is None:
-            # More than is kept here: the controls among it are in no memory of ours either.
-            past = live.since(live.start) or Past([], 0)
-            events, gap_to = fold(past, self.config.gateway.backlog_default)
-            gap_to = gap_to if gap_to is not None else live.start
-        else:
-            visible = self._seen(session, past.events)
-            events, gap_to = fold(past_of(visible), self.config.gateway.backlog_default)
-        events = self._seen(session, events)
-        objects: list[native.Object] = []
-        if gap_to is not None:
-            controls = [found for found in events if found.offset <= gap_to]
-            events = [found for found in events if found.offset > gap_to]
-            objects = objects_of(controls, moderator=session.moderates)
-            objects.append({"type": "GAP", "from": offset, "to": gap_to, "reason": "too_slow"})
-        objects += objects_of(events, moderator=session.moderates)
-        if not objects or self.ticker.send_now(session, objects):
-            self._go_live(session)
-
-    def _welcome(self, session: Session, resumed: Past | None) -> native.Object:
+    def _welcome(self, session: Session, recovered: bool) -> native.Object:
         live, claims, wish = session.live, session.claims, session.wish
         user = None
         per_minute: int | None = None
@@ -298,12 +144,11 @@ class Viewers:
             per_minute = self._per_minute[claims.role] or None
             if per_minute is not None:
                 remaining = max(0, per_minute - live.used(claims.sub, now - 60_000))
-        recovered = None if wish.offset is None else resumed is not None
         return {
             "type": "WELCOME",
             "stream": live.stream,
             "epoch": live.epoch,
-            "offset": wish.offset if resumed is not None else live.sent,
+            "offset": wish.offset if recovered else live.sent,
             "session": session.name,
             "user": user,
             "mode": {},
@@ -317,7 +162,7 @@ class Viewers:
                 "remaining": remaining,
             },
             "ping_s": int(self.config.gateway.ping_s),
-            "recovered": recovered,
+            "recovered": None if wish.offset is None else recovered,
             "server_time": now,
         }
 
@@ -333,10 +178,9 @@ class Viewers:
             self.end(session, codes.UNSUPPORTED_DATA, reason)
             return
         second = int(time.monotonic())
-        service = session.claims is not None and session.claims.role == "service"
         limit = self.config.limits.commands_per_second
         for command in parse(what.data):
-            if not service and not session.counts_command(second, limit):
+            if not session.serves and not session.counts_command(second, limit):
                 reason = f"at most {limit} commands a second"
                 self.end(session, codes.TOO_MANY_COMMANDS, reason)
                 return

@@ -106,6 +106,8 @@ class Verifier:
         """Return the claims; raises AuthError."""
         if len(token) > 8192:
             raise AuthError("the token is longer than 8,192 characters")
+        if not token.isascii():
+            raise AuthError("the token is not one of ours: it is no valid JWT")
         claims = self._cache.get(token)
         if claims is None:
             try:

@@ -38,7 +38,7 @@ def decode_batch(payload: bytes) -> Batch:
     """Return a batch; raises PoisonedRecord when it is none."""
     try:
         wire = _decode(payload)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise PoisonedRecord(f"not a batch: {error}") from error
     events = []
     for offset, record in wire.records:

@@ -155,7 +155,7 @@ def token(
 @main.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--stream", required=True, metavar="ID", help="The stream to play into.")
-@click.option("--speed", type=float, default=1.0, show_default=True, help="2: twice as fast.")
+@click.option("--speed", type=float, default=1.0, show_default=True, help="2: twice as fast; 0: no waiting.")
 @click.option("--url", default="http://127.0.0.1:8080", show_default=True)
 def replay(file: Path, stream: str, speed: float, url: str) -> None:
     """Play a chat log (JSON lines: t_ms, user, role, text); service token in UPROAR_TOKEN."""
@@ -165,7 +165,7 @@ def replay(file: Path, stream: str, speed: float, url: str) -> None:
             "UPROAR_TOKEN is not set; put a service token in it: "
             'UPROAR_TOKEN="$(uproar token --sub replay --name Replay --role service)"'
         )
-    if not 0 < speed < float("inf"):
+    if not 0 <= speed < float("inf"):
         raise Sentence(f"--speed {speed:g} is no speed; 1 is as it was, 10 ten times as fast")
     if not file.is_file():
         raise Sentence(f"{file}: no such file; give a chat log of JSON lines")

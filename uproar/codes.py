@@ -5,7 +5,10 @@
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from http import HTTPStatus
+from typing import Any, Final, NamedTuple
+
+import msgspec
 
 
 class CloseCode(NamedTuple):
@@ -50,3 +53,17 @@ REJECTIONS: Final = {
     "unavailable": 503,
     "bad_request": 400,
 }
+
+
+def problem(status: int, code: str, detail: str, **more: Any) -> bytes:
+    """Return the body of a problem object (RFC 9457), for application/problem+json."""
+    return msgspec.json.encode(
+        {
+            "type": "about:blank",
+            "title": HTTPStatus(status).phrase,
+            "status": status,
+            "code": code,
+            "detail": detail,
+            **more,
+        }
+    )

@@ -9,9 +9,10 @@ is a record with its place in the order: its offset. What viewers see of an even
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Annotated, Any, Final, NamedTuple, TypeAlias
 
 import msgspec
+from msgspec import Meta
 
 SCHEMA: Final = 1
 
@@ -35,6 +36,10 @@ MASK_ALL: Final = SHOWN | RATE_50 | RATE_20 | RATE_5
 ROLES: Final = ("viewer", "vip", "moderator", "broadcaster", "service")
 MODERATING_ROLES: Final = frozenset({"moderator", "broadcaster", "service"})
 
+# What the store, the codecs and every consumer can hold; a record with other values is poisoned.
+Millis: TypeAlias = Annotated[int, Meta(ge=0, lt=1 << 53)]
+CommentId: TypeAlias = Annotated[bytes, Meta(min_length=16, max_length=16)]
+
 
 class User(msgspec.Struct, array_like=True, frozen=True, omit_defaults=True):
     """An author as shown to others."""
@@ -49,18 +54,18 @@ class User(msgspec.Struct, array_like=True, frozen=True, omit_defaults=True):
 class Comment(msgspec.Struct, array_like=True, frozen=True, omit_defaults=True):
     """Data of COMMENT, COMMENT_RESTORED and COMMENT_APPROVED. `ts` is unix ms."""
 
-    id: bytes
+    id: CommentId
     user: User
     text: str
-    ts: int
-    reply_to: bytes | None = None
+    ts: Millis
+    reply_to: CommentId | None = None
     emotes: tuple[tuple[str, int, int], ...] | None = None
 
 
 class CommentDeleted(msgspec.Struct, array_like=True, frozen=True, omit_defaults=True):
     """Data of COMMENT_DELETED; `by` is a user id, or `moderation` for the worker."""
 
-    comment_id: bytes
+    comment_id: CommentId
     by: str = ""
     reason: str = ""
 
@@ -69,7 +74,7 @@ class UserRemoved(msgspec.Struct, array_like=True, frozen=True, omit_defaults=Tr
     """Data of USER_REMOVED: what viewers see of a ban or timeout (`until` in unix ms)."""
 
     user_id: str
-    until: int | None = None
+    until: Millis | None = None
 
 
 class Cleared(msgspec.Struct, array_like=True, frozen=True, omit_defaults=True):
@@ -98,11 +103,11 @@ class Record(msgspec.Struct, array_like=True, frozen=True):
     version: int
     type: str
     stream: str
-    ts: int
+    ts: Millis
     actor: str
     nonce: str
-    mask: int
-    visibility: int
+    mask: Annotated[int, Meta(ge=0, le=255)]
+    visibility: Annotated[int, Meta(ge=0, le=max(Visibility))]
     data: msgspec.Raw
 
 
@@ -159,6 +164,6 @@ def to_event(offset: int, record: Record) -> Event:
     """Return the record as an event; raises PoisonedRecord when its data is malformed."""
     try:
         data = _decoders[record.type].decode(record.data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise PoisonedRecord(f"{record.type} with malformed data: {error}") from error
     return Event(offset, record.type, record.ts, record.actor, record.mask, record.visibility, data)

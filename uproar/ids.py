@@ -54,7 +54,11 @@ def from_text(text: str) -> bytes:
     """Return the 16 bytes of a canonical id; raises ValueError for anything else."""
     if len(text) != 36:
         raise ValueError(f"a comment id has 36 characters, this has {len(text)}")
-    return uuid.UUID(text).bytes
+    found = uuid.UUID(text).bytes
+    # uuid takes braces, signs and dashes wherever they stand.
+    if to_text(found) != text.lower():
+        raise ValueError("a comment id is hexadecimal in groups of 8-4-4-4-12")
+    return found
 
 
 class IdMaker:

@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 HEAD = struct.Struct("<III")
 FRAME_MAX = 8 << 20
 BATCH_MAX = 500
+BATCH_BYTES = 1 << 20  # of data in one frame: far below FRAME_MAX, whatever clients send
+STALL_S = 1.0  # a socket that takes nothing for so long is given up
 
 
 class Draft(msgspec.Struct, array_like=True, frozen=True):
@@ -221,14 +223,26 @@ class IngestLink:
                     sock = self._socket
                     if sock is None or not self._outbox:
                         break
-                    batch = self._outbox[:BATCH_MAX]
-                    del self._outbox[:BATCH_MAX]
+                    batch = self._next_batch()
                     self._number += 1
                 try:
                     sock.sendall(encode_frame(self._number, encode_body(batch)))
                 except OSError:
                     self._drop(sock)
+                    break
             self._answer_late(time.monotonic(), "the log did not answer in time")
+
+    def _next_batch(self) -> list[Submission]:
+        """Take from the outbox what goes into one frame."""
+        count = size = 0
+        for submission in self._outbox[:BATCH_MAX]:
+            size += len(submission.data)
+            if count and size > BATCH_BYTES:
+                break
+            count += 1
+        batch = self._outbox[:count]
+        del self._outbox[:count]
+        return batch
 
     def _receive(self) -> None:
         logged = False
@@ -242,7 +256,7 @@ class IngestLink:
                 time.sleep(0.05)
                 continue
             logged = False
-            sock.settimeout(None)
+            sock.settimeout(STALL_S)
             with self._lock:
                 self._socket = sock
                 self._outbox = [waiting.submission for waiting in self._waiting.values()]
@@ -251,11 +265,17 @@ class IngestLink:
             self._wake.set()
             reader = FrameReader()
             try:
-                while data := sock.recv(1 << 18):
+                while not self._closed:
+                    try:
+                        data = sock.recv(1 << 18)
+                    except TimeoutError:
+                        continue  # nothing to say
+                    if not data:
+                        break
                     for body in reader.feed(data):
                         for answer in decode_answers(body):
                             self._settle(answer)
-            except (OSError, LinkError, msgspec.DecodeError) as error:
+            except (OSError, LinkError, msgspec.DecodeError, UnicodeDecodeError) as error:
                 event(logger, "ingest_lost", level=logging.WARNING, why=str(error))
             self._drop(sock)
 
@@ -263,7 +283,7 @@ class IngestLink:
         with self._lock:
             waiting = self._waiting.pop(answer.ref, None)
         if waiting is not None:
-            waiting.done(answer)
+            _tell(waiting, answer)
 
     def _answer_late(self, now: float, why: str) -> None:
         late = []
@@ -277,7 +297,7 @@ class IngestLink:
                 refs = set(late)
                 self._outbox = [item for item in self._outbox if item.ref not in refs]
         for ref, waiting in gone:
-            waiting.done(unavailable(ref, f"{why}; send the same nonce again"))
+            _tell(waiting, unavailable(ref, f"{why}; send the same nonce again"))
 
     def _drop(self, sock: socket.socket | None) -> None:
         with self._lock:
@@ -289,3 +309,11 @@ class IngestLink:
         except OSError:
             pass
         sock.close()
+
+
+def _tell(waiting: _Waiting, answer: Answer) -> None:
+    """Hand an answer over; a fault of the receiver's must not end the link's thread."""
+    try:
+        waiting.done(answer)
+    except Exception:
+        event(logger, "answer_failed", level=logging.ERROR, exc_info=True)

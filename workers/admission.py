@@ -36,6 +36,8 @@ from uproar.logs import event
 logger = logging.getLogger(__name__)
 
 MINUTE_MS: Final = 60_000
+# Letters and symbols that show as nothing: fillers of Hangul, the empty Braille pattern.
+BLANKS: Final = frozenset("\u115f\u1160\u3164\uffa0\u2800")
 _decode_draft = msgspec.msgpack.Decoder(Draft).decode
 
 
@@ -96,7 +98,8 @@ class Rates:
 
     def sweep(self, now: int) -> None:
         """Forget who has not written for a minute."""
-        for key in [k for k, times in self._landed.items() if times[-1] <= now - MINUTE_MS]:
+        gone = [k for k, times in self._landed.items() if not times or times[-1] <= now - MINUTE_MS]
+        for key in gone:
             del self._landed[key]
 
 
@@ -247,7 +250,7 @@ class Admission:
             if submission.type != "COMMENT":
                 return self._admit_event(submission, nonce, now)
             draft = _decode_draft(submission.data)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
             return Refusal("bad_request", f"malformed {submission.type}: {error}")
         refusal = check_text(draft.text, self._limits) or check_author(draft)
         if refusal:
@@ -283,7 +286,7 @@ def check_text(text: str, limits: Limits) -> Refusal | None:
     if size > limits.max_bytes:
         return Refusal("too_long", f"{size} bytes; the limit is {limits.max_bytes}")
     # Invisible: separators (Z*), format characters and the like (C*), and marks without a base.
-    if text.isspace() or not any(unicodedata.category(c)[0] not in "ZCM" for c in text):
+    if all(c in BLANKS or unicodedata.category(c)[0] in "ZCM" for c in text):
         return Refusal("empty", "there is nothing visible in this comment")
     return None
 

@@ -14,7 +14,8 @@ from typing import Final, NamedTuple
 from uproar.batch import encode_batch
 from uproar.consumer import Counted, Poll
 
-BATCH_BYTES: Final = 60_000  # of records; with heads a batch stays below 64 KiB
+BATCH_BYTES: Final = 65_000  # of records with their places: a batch stays below 64 KiB
+PLACE_BYTES: Final = 10  # an offset and its array, at most
 TAILS_S: Final = (0.2, 1.0, 5.0)  # after the last batch of a stream
 FORGET_S: Final = 600.0
 
@@ -68,11 +69,12 @@ class Chain:
             part: list[tuple[int, bytes]] = []
             size = 0
             for counted in records:
-                if part and size + len(counted.raw) > BATCH_BYTES:
+                bytes_ = len(counted.raw) + PLACE_BYTES
+                if part and size + bytes_ > BATCH_BYTES:
                     links.append(self._link(name, stream, part[-1][0], part, size, now))
                     part, size = [], 0
                 part.append((counted.offset, counted.raw))
-                size += len(counted.raw)
+                size += bytes_
             links.append(self._link(name, stream, poll.last, part, size, now))
             stream.published, stream.tails = now, 0
             if stream.due > now + TAILS_S[0]:

@@ -94,6 +94,7 @@ class Ingest:
                     for batch in batches:
                         self.admission.landed(batch, now_ms())
                     at = batches[-1].last
+                self.log_error = ""
                 event(logger, "caught_up", position=self.admission.position)
                 return
             except LogUnavailable as error:
@@ -175,7 +176,7 @@ class Ingest:
                     answer = self.admission.submit(link, submission, now)
                     if answer is not None:
                         answers.append((link, answer))
-        except (LinkError, msgspec.DecodeError) as error:
+        except (LinkError, msgspec.DecodeError, UnicodeDecodeError) as error:
             event(logger, "link_refused", level=logging.WARNING, why=str(error))
             self._close(link)
             return

@@ -29,6 +29,7 @@ from gateway.engine import (
     Received,
     Request,
     WsgiApp,
+    handshake,
 )
 from uproar import frames
 from uproar.logs import event
@@ -36,7 +37,12 @@ from uproar.logs import event
 logger = logging.getLogger(__name__)
 
 READ_BYTES = 65_536
-LINGER_S = 2.0  # from our close frame to hanging up
+LINGER_S = 2.0  # from our last words to hanging up
+LINGER_BYTES = 16 << 20  # of input after them that are read and thrown away
+HTTP_SOCKETS = 1000  # besides the WebSockets: REST, and handshakes under way
+HTTP_WAIT_S = 30.0  # for a client to take its answer
+DISCARD_BYTES = 65_536  # of a body nobody asked for, to keep the connection
+DISCARD_S = 1.0
 WRITABLE = 2  # libev's name for it
 
 
@@ -78,6 +84,7 @@ class ReferenceEngine:
         self._addresses: Counter[str] = Counter()
         self._next_sid = 0
         self._server: Any = None
+        self.sockets = 0  # accepted and not closed yet, of any kind
         self.bytes_sent = 0
         self.frames_sent = 0
 
@@ -121,10 +128,9 @@ class ReferenceEngine:
         connection = self._connections.get(sid)
         if connection is None or connection.closing:
             return
-        connection.closing = True
         for audience in list(connection.audiences):
             self.leave(sid, audience)
-        self._write(connection, frames.encode_close(code, reason), always=True)
+        self._write_close(connection, code, reason)
         gevent.spawn_later(LINGER_S, self._hang_up, connection)
 
     def stop_accepting(self) -> None:
@@ -143,8 +149,11 @@ class ReferenceEngine:
     # -- writing ----------------------------------------------------------------------------------
 
     def _write(self, connection: _Connection, frame: bytes, *, always: bool = False) -> bool:
-        if connection.full and not always:
-            return False
+        if not always:
+            if connection.closing:
+                return True  # nothing may follow a close frame
+            if connection.full:
+                return False
         sent = 0
         if not connection.queue:
             try:
@@ -172,6 +181,12 @@ class ReferenceEngine:
             connection.watcher = watcher
             watcher.start(self._flush, connection)
         return True
+
+    def _write_close(self, connection: _Connection, code: int, reason: str = "") -> None:
+        """Send the one close frame of a connection."""
+        if not connection.closing:
+            connection.closing = True
+            self._write(connection, frames.encode_close(code, reason), always=True)
 
     def _flush(self, connection: _Connection) -> None:
         """Runs in the hub when a full socket takes bytes again."""
@@ -219,6 +234,8 @@ class ReferenceEngine:
         finally:
             self._forget(connection, request.address)
             self._tell(Closed(connection.sid, code))
+        if code != 1006:
+            self._see_off(connection)
 
     def _read(self, connection: _Connection, first: bytes) -> int:
         parser = frames.FrameParser(role="server", max_message=self.limits.message_bytes)
@@ -229,24 +246,18 @@ class ReferenceEngine:
         data = first
         while True:
             for message in parser.feed(data) if data else ():
-                if isinstance(message, frames.Text):
-                    self._tell(Received(connection.sid, message.text))
-                elif isinstance(message, frames.Binary):
-                    self._tell(Received(connection.sid, message.data))
-                elif isinstance(message, frames.Close):
-                    if not connection.closing:  # else this is the answer to ours
-                        answer = 1000 if message.code == frames.NO_STATUS else message.code
-                        self._write(connection, frames.encode_close(answer), always=True)
+                if isinstance(message, frames.Close):
+                    answer = 1000 if message.code == frames.NO_STATUS else message.code
+                    self._write_close(connection, answer)
                     return message.code
-                else:
-                    if isinstance(message, frames.Ping):
-                        self._write(connection, frames.encode(frames.Opcode.PONG, message.data))
-                    self._tell(Pinged(connection.sid))
-            if parser.error is not None:
                 if not connection.closing:
-                    refusal = frames.encode_close(parser.error.code, parser.error.reason)
-                    self._write(connection, refusal, always=True)
+                    self._take(connection, message)
+            if parser.error is not None:
+                self._write_close(connection, parser.error.code, parser.error.reason)
                 return parser.error.code
+            # A read from a socket that always has more would never give up the hub: one piece a
+            # turn, so that a flood is handed up, answered and closed like anything else.
+            gevent.sleep(0)
             try:
                 data = sock.recv(READ_BYTES)
             except TimeoutError:
@@ -259,8 +270,33 @@ class ReferenceEngine:
                 return 1006
             asked = False
 
+    def _take(self, connection: _Connection, message: frames.Message) -> None:
+        if isinstance(message, frames.Text):
+            self._tell(Received(connection.sid, message.text))
+        elif isinstance(message, frames.Binary):
+            self._tell(Received(connection.sid, message.data))
+        else:
+            if isinstance(message, frames.Ping):
+                self._write(connection, frames.encode(frames.Opcode.PONG, message.data))
+            self._tell(Pinged(connection.sid))
+
+    def _see_off(self, connection: _Connection) -> None:
+        """Let what is queued, the close frame last, reach a client that is to know why."""
+        try:
+            connection.sock.settimeout(LINGER_S)
+            for part in connection.queue:
+                connection.sock.sendall(part)
+        except OSError:
+            pass
+        connection.queue.clear()
+        _linger(connection.sock)
+
+    def crowded(self) -> bool:
+        """Whether there are more sockets than this process means to hold."""
+        return self.sockets > self.limits.connections + HTTP_SOCKETS
+
     def refuses(self, address: str) -> bool:
-        """Whether there is room for no more connections, in all or of this address."""
+        """Whether there is room for no more WebSockets, in all or of this address."""
         return (
             len(self._connections) >= self.limits.connections
             or self._addresses[address] >= self.limits.connections_per_address
@@ -274,7 +310,6 @@ class ReferenceEngine:
         for audience in connection.audiences:
             self._leave(connection, audience)
         self._unwatch(connection)
-        connection.queue.clear()
 
     def _leave(self, connection: _Connection, audience: int) -> None:
         members = self._audiences.get(audience)
@@ -307,10 +342,26 @@ class ReferenceEngine:
 
 
 class _Handler(WebSocketHandler):  # type: ignore[misc]
-    """gevent-websocket's upgrade, with a deadline for the request head and our frames after it."""
+    """gevent-websocket's upgrade, with bounds on the request around it and our frames after it."""
 
-    _deadline: Any = None
     rfile: Any
+    wsgi_input: Any
+    _deadline: Any = None
+    _lingers = False  # the client may be sending still when its answer has gone out
+
+    def handle(self) -> None:
+        engine = self.server.engine
+        engine.sockets += 1
+        try:
+            self.socket.settimeout(HTTP_WAIT_S)
+            if engine.crowded():
+                self.socket.sendall(handshake.FULL.response())
+                return
+            super().handle()
+        except OSError:
+            pass  # it is gone, or did not take its answer in time
+        finally:
+            engine.sockets -= 1
 
     def read_requestline(self) -> Any:
         limits = self.server.engine.limits
@@ -327,32 +378,60 @@ class _Handler(WebSocketHandler):  # type: ignore[misc]
             self._disarm()
 
     def handle_one_request(self) -> Any:
+        """Serve one request; a refusal of pywsgi's comes back as a pair and leaves as a problem."""
         try:
-            return super().handle_one_request()
+            result = super().handle_one_request()
         except _SlowHead:
-            return 408, b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\n\r\n"
+            result = ("408", handshake.SLOW_HEAD)
         finally:
             self._disarm()
+        if result is True:
+            return True
+        if result is not None:
+            status, refusal = result
+            if not isinstance(refusal, handshake.Refusal):
+                refusal = handshake.LONG_TARGET if status == "414" else handshake.BAD_HEAD
+            self.socket.sendall(refusal.response())
+            self._lingers = True
+        if self._lingers:
+            _linger(self.socket)
+        return None
+
+    def _handle_client_error(self, ex: Exception) -> Any:
+        # pywsgi logs the request line here, which may hold a token.
+        if isinstance(ex, _LongHead):
+            return "431", handshake.long_head(self.server.engine.limits.handshake_bytes)
+        return "400", handshake.BAD_HEAD
 
     def _disarm(self) -> None:
         if self._deadline is not None:
             self._deadline.close()
             self._deadline = None
 
+    def get_environ(self) -> dict[str, Any]:
+        environ: dict[str, Any] = super().get_environ()
+        self.wsgi_input = _Unread(self, self.wsgi_input)
+        return environ
+
     def run_application(self) -> None:
-        engine = self.server.engine
-        if self.environ.get("HTTP_UPGRADE", "").lower() == "websocket" and engine.refuses(
-            self.client_address[0]
-        ):
-            self.start_response("503 Service Unavailable", [("Retry-After", "2")])
-            self.result = [b"this gateway is full; try again\n"]
-            self.process_result()
+        if self.environ.get("HTTP_UPGRADE", "").lower() != "websocket":
+            super().run_application()
             return
-        super().run_application()
+        engine = self.server.engine
+        refusal = handshake.refusal_of(self.command, self.request_version, self._lower_headers())
+        if refusal is None and engine.refuses(_address(self.client_address)):
+            refusal = handshake.FULL
+        if refusal is None:
+            super().run_application()
+            return
+        self._lingers = True
+        self.start_response(refusal.line, refusal.headers)
+        self.result = [refusal.body]
+        self.process_result()
 
     def start_response(self, status: str, headers: Any, exc_info: Any = None) -> Any:
         if status.startswith("101"):
-            self.chosen = _choose(
+            self.chosen = handshake.choose(
                 self.environ.get("HTTP_SEC_WEBSOCKET_PROTOCOL", ""),
                 self.server.engine.subprotocols,
             )
@@ -365,19 +444,22 @@ class _Handler(WebSocketHandler):  # type: ignore[misc]
         environ = self.environ
         self.websocket.closed = True  # its object is not used; this keeps it from closing ours
         self.socket.settimeout(0.0)
-        first: bytes = self.rfile.peek()  # frames that came in the same segment as the handshake
+        first = self.rfile.peek()  # frames that came in the same segment as the handshake
         request = Request(
             environ["PATH_INFO"],
             environ.get("QUERY_STRING", ""),
-            {
-                key[5:].replace("_", "-").lower(): value
-                for key, value in environ.items()
-                if key.startswith("HTTP_")
-            },
-            self.client_address[0] if self.client_address else "local",
+            self._lower_headers(),
+            _address(self.client_address),
             self.chosen,
         )
         self.server.engine.serve(self.socket, request, bytes(first or b""))
+
+    def _lower_headers(self) -> dict[str, str]:
+        return {
+            key[5:].replace("_", "-").lower(): value
+            for key, value in self.environ.items()
+            if key.startswith("HTTP_")
+        }
 
     def log_request(self) -> None:
         """Requests are counted, not logged: query strings may hold tokens."""
@@ -385,6 +467,10 @@ class _Handler(WebSocketHandler):  # type: ignore[misc]
 
 class _SlowHead(BaseException):
     """The request head did not arrive in time. No Exception, so that pywsgi lets it through."""
+
+
+class _LongHead(ValueError):
+    """The request head is above the limit."""
 
 
 class _BoundedHead:
@@ -398,12 +484,50 @@ class _BoundedHead:
         line: bytes = self._file.readline(min(limit, self._left + 1) if limit >= 0 else self._left)
         self._left -= len(line)
         if self._left < 0:
-            raise ValueError("the request head is too large")
+            raise _LongHead
         return line
 
 
-def _choose(offered: str, known: tuple[str, ...]) -> str | None:
-    for name in (part.strip() for part in offered.split(",")):
-        if name in known:
-            return name
-    return None
+class _Unread:
+    """What a request left of its body. pywsgi would read on to its end, however far that is."""
+
+    def __init__(self, handler: _Handler, body: Any) -> None:
+        self._handler = handler
+        self._body = body
+
+    def _discard(self) -> None:
+        body = self._body
+        if body.chunked_input:
+            complete = body.chunk_length == 0
+        else:
+            left = (body.content_length or 0) - body.position
+            complete = left == 0
+            if 0 < left <= DISCARD_BYTES and body.socket is None:
+                with gevent.Timeout(DISCARD_S, False):
+                    body._discard()
+                    complete = True
+        if not complete:
+            self._handler.close_connection = True
+            self._handler._lingers = True
+
+
+def _linger(sock: Any) -> None:
+    """Read on for a moment: hanging up on unread input resets the connection, and our last words
+    with it."""
+    until = time.monotonic() + LINGER_S
+    seen = 0
+    try:
+        sock.shutdown(socket.SHUT_WR)
+        while seen < LINGER_BYTES and (left := until - time.monotonic()) > 0:
+            sock.settimeout(left)
+            data = sock.recv(READ_BYTES)
+            if not data:
+                return
+            seen += len(data)
+            gevent.sleep(0)
+    except OSError:
+        return
+
+
+def _address(peer: Any) -> str:
+    return peer[0] if peer else "local"

@@ -32,9 +32,9 @@ from uproar.store import Place, StoredComment, StoreUnavailable
 
 logger = logging.getLogger(__name__)
 
-ANSWER_S = 8.0  # above the link's own deadline: it answers first
 ARCHIVE_S = 0.5  # for history to reach what was acknowledged before the request
 ARRAY_MAX = 500
+CURSOR = re.compile(r"([0-9]{1,9})-([0-9]{1,16})")  # (era, offset): both fit the store's integers
 
 
 class PostedComment(msgspec.Struct, forbid_unknown_fields=True):
@@ -106,17 +106,14 @@ class Api:
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         try:
-            request = HttpRequest(environ, self.config.limits.body_bytes)
-            response = self._answer(request)
-            response.headers = [*response.headers, *self._cors(request)]
+            response = self._answer(HttpRequest(environ, self.config.limits.body_bytes))
         except Problem as problem:
             response = problem.response()
         except Exception:
             event(logger, "request_failed", level=logging.ERROR, exc_info=True)
             response = Problem(500, "internal_error", "a fault of ours; it is logged").response()
-        if environ["REQUEST_METHOD"] == "HEAD":
-            response.body = b""
-        return response.send(start_response)
+        response.headers = [*response.headers, *self._cors(environ.get("HTTP_ORIGIN", ""))]
+        return response.send(start_response, head=environ["REQUEST_METHOD"] == "HEAD")
 
     def _answer(self, request: HttpRequest) -> Response:
         method = "GET" if request.method == "HEAD" else request.method
@@ -128,10 +125,7 @@ class Api:
             if verb != method:
                 allowed.append(verb)
                 continue
-            try:
-                return handler(request, **found.groupdict())
-            except Problem as problem:
-                return problem.response()
+            return handler(request, **found.groupdict())
         if allowed and method == "OPTIONS":
             return Response(204, b"", headers=[("Allow", ", ".join(allowed))])
         if allowed:
@@ -140,14 +134,14 @@ class Api:
             return refusal
         raise Problem(404, "not_found", "there is nothing at this path")
 
-    def _cors(self, request: HttpRequest) -> list[tuple[str, str]]:
-        origin = request.header("origin")
+    def _cors(self, origin: str) -> list[tuple[str, str]]:
         if not origin or (self.config.server.origins and origin not in self.config.server.origins):
             return []
         return [
             ("Access-Control-Allow-Origin", origin),
             ("Access-Control-Allow-Headers", "Authorization, Content-Type"),
             ("Access-Control-Allow-Methods", "GET, POST, DELETE, PATCH, PUT"),
+            ("Access-Control-Expose-Headers", "Retry-After"),
             ("Vary", "Origin"),
         ]
 
@@ -225,6 +219,8 @@ class Api:
         before, after = request.one("before"), request.one("after")
         if before is not None and after is not None:
             raise Problem(400, "bad_request", "take before or after, not both")
+        if before is not None and (from_ms is not None or to_ms is not None):
+            raise Problem(400, "bad_request", "a window goes forward: take after, not before")
         if before is None:
             self._await_archive()
         try:
@@ -266,9 +262,9 @@ class Api:
 
     def _place(self, stream: str, text: str) -> Place:
         """Return the place that a cursor or a comment id names; raises Problem."""
-        era, dash, offset = text.partition("-")
-        if dash and era.isdigit() and offset.isdigit() and len(text) <= 32:
-            return Place(int(era), int(offset))
+        found = CURSOR.fullmatch(text)
+        if found is not None:
+            return Place(int(found[1]), int(found[2]))
         row = self._stored(stream, self._comment_id(text))
         if row is None:
             raise Problem(404, "not_found", "this stream has no such comment")
@@ -279,25 +275,37 @@ class Api:
     def _post(self, request: HttpRequest, stream: str) -> Response:
         claims = self._claims(request, stream)
         stream = self._known(stream)
-        posted = request.body(PostedComment | list[PostedComment])
+        posted = request.body(PostedComment | list[msgspec.Raw])
         if isinstance(posted, PostedComment):
-            answer = self._submit(stream, claims, posted).get(timeout=ANSWER_S)
+            answer = self._submit(stream, claims, posted).get()
             if answer.code:
                 raise Problem.rejected(answer.code, answer.message, answer.retry_after_ms)
             return Response.json(self._accepted(answer), 201)
         if len(posted) > ARRAY_MAX:
             raise Problem(413, "too_big", f"at most {ARRAY_MAX} comments in one request")
-        waiting = [self._submit(stream, claims, one) for one in posted]
+        # One bad item costs itself only, as in an array of commands.
+        waiting = [self._submit_raw(stream, claims, raw) for raw in posted]
         results = []
-        for one, result in zip(posted, waiting, strict=True):
-            answer = result.get(timeout=ANSWER_S)
+        for nonce, result in waiting:
+            answer = result.get()
             shown = self._accepted(answer) if not answer.code else _refused(answer)
-            results.append({"nonce": one.nonce, **shown})
+            results.append({"nonce": nonce, **shown})
         refused = any("code" in result for result in results)
         return Response.json(results, 207 if refused else 201)
 
+    def _submit_raw(
+        self, stream: str, claims: Claims, raw: msgspec.Raw
+    ) -> tuple[str | None, AsyncResult]:
+        try:
+            posted = msgspec.json.decode(raw, type=PostedComment)
+        except (msgspec.DecodeError, RecursionError) as error:
+            result = AsyncResult()
+            result.set(Answer(0, "bad_request", message=str(error).replace("`", "")))
+            return None, result
+        return posted.nonce, self._submit(stream, claims, posted)
+
     def _submit(self, stream: str, claims: Claims, posted: PostedComment) -> AsyncResult:
-        """Hand a comment to ingest; the result is an Answer."""
+        """Hand a comment to ingest; the result is an Answer, at the latest by the link's deadline."""
         result = AsyncResult()
         fields = {k: v for k, v in msgspec.to_builtins(posted).items() if v is not None}
         try:
@@ -354,7 +362,7 @@ class Api:
             CommentDeleted(comment_id, claims.sub),
             result.set,
         )
-        answer = result.get(timeout=ANSWER_S)
+        answer = result.get()
         if answer.code:
             raise Problem.rejected(answer.code, answer.message, answer.retry_after_ms)
         self.acknowledged = max(self.acknowledged, answer.offset)

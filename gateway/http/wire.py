@@ -10,9 +10,10 @@ from urllib.parse import parse_qs
 import gevent
 import msgspec
 
-from uproar.codes import REJECTIONS
+from uproar.codes import REJECTIONS, problem
 
 StartResponse: TypeAlias = Callable[..., Any]
+QUERY_FIELDS = 50
 BODY_S = 10.0  # for a whole request body to arrive
 
 
@@ -35,21 +36,17 @@ class Problem(Exception):
 
     def response(self) -> Response:
         """Return it as application/problem+json."""
-        status = HTTPStatus(self.status)
-        body: dict[str, Any] = {
-            "type": "about:blank",
-            "title": status.phrase,
-            "status": self.status,
-            "code": self.code,
-            "detail": self.detail,
-        }
+        more: dict[str, Any] = {}
         headers = []
         if self.retry_after_ms is not None:
-            body["retry_after_ms"] = self.retry_after_ms
+            more["retry_after_ms"] = self.retry_after_ms
             headers.append(("Retry-After", str(-(-self.retry_after_ms // 1000))))
         if self.status == 401:
             headers.append(("WWW-Authenticate", "Bearer"))
-        return Response(self.status, msgspec.json.encode(body), "application/problem+json", headers)
+        if self.status in (408, 413):
+            headers.append(("Connection", "close"))  # the rest of the body is not waited for
+        body = problem(self.status, self.code, self.detail, **more)
+        return Response(self.status, body, "application/problem+json", headers)
 
 
 class Response(msgspec.Struct):
@@ -65,32 +62,37 @@ class Response(msgspec.Struct):
         """Return a value as JSON; never cached."""
         return cls(status, msgspec.json.encode(value), headers=[("Cache-Control", "no-store")])
 
-    def send(self, start_response: StartResponse) -> Iterable[bytes]:
-        """Answer a WSGI request with it."""
+    def send(self, start_response: StartResponse, *, head: bool = False) -> Iterable[bytes]:
+        """Answer a WSGI request with it; `head` leaves the body away."""
         line = f"{self.status} {HTTPStatus(self.status).phrase}"
-        start_response(
-            line,
-            [
+        headers = [("X-Content-Type-Options", "nosniff"), *self.headers]
+        if self.status != 204:
+            headers += [
                 ("Content-Type", self.content_type),
                 ("Content-Length", str(len(self.body))),
-                ("X-Content-Type-Options", "nosniff"),
-                *self.headers,
-            ],
-        )
-        return [self.body]
+            ]
+        start_response(line, headers)
+        return [] if head else [self.body]
 
 
 class HttpRequest:
-    """One request, as far as a handler asks."""
+    """One request, as far as a handler asks; raises Problem for a query that is no query."""
 
     def __init__(self, environ: dict[str, Any], body_bytes: int) -> None:
         self._environ = environ
         self._body_bytes = body_bytes
         self.method: str = environ["REQUEST_METHOD"]
         self.path: str = environ["PATH_INFO"]
-        self.query = parse_qs(
-            environ.get("QUERY_STRING", ""), keep_blank_values=True, max_num_fields=50
-        )
+        try:
+            self.query = parse_qs(
+                environ.get("QUERY_STRING", ""),
+                keep_blank_values=True,
+                max_num_fields=QUERY_FIELDS,
+            )
+        except ValueError:
+            raise Problem(
+                400, "bad_request", f"a query has at most {QUERY_FIELDS} parameters"
+            ) from None
 
     def header(self, name: str) -> str:
         """Return a header, empty when it was not sent."""

@@ -46,6 +46,8 @@ class _Elsewhere:
 @pytest.mark.parametrize("name", ["chat_vod", "chat_burst"])
 def test_every_viewer_ends_with_the_same_comments(system: System, tmp_path, name):
     lines = chatlog.lines(name)
+    for line in lines:  # IRC's frame around `/me waves`, which replay takes off
+        line["text"] = line["text"].removeprefix("\x01ACTION ").rstrip("\x01")
     for line in lines[::PLANTED_EVERY]:
         line["text"] = f"{line['text'][:400]} {TERM}"
     planted = len(lines[::PLANTED_EVERY])

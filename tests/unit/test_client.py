@@ -7,8 +7,11 @@ import hashlib
 import json
 import random
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -460,3 +463,33 @@ def test_viewer_answers_protocol_pings(peer: Peer) -> None:
     while not ponged.wait(0.01):
         viewer.recv(0.1)
     viewer.close()
+
+
+GREENLETS = """
+from gevent import monkey; monkey.patch_all()
+import sys, gevent
+from uproar.client import Viewer
+
+def chat(number):
+    viewer = Viewer(sys.argv[1], codec="msgpack", reconnect=True)
+    viewer.connect(5)
+    wanted = {f"{each}" for each in range(10)}
+    viewer.send_comment(f"{number}")
+    while wanted:
+        wanted -= {each["text"] for each in viewer.recv(5) if each["type"] == "COMMENT"}
+    viewer.close()
+
+with gevent.Timeout(15):
+    gevent.joinall([gevent.spawn(chat, number) for number in range(10)], raise_error=True)
+"""
+
+
+def test_viewers_in_greenlets(peer: Peer) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", GREENLETS, peer.url],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        timeout=30,
+    )
+    assert ended.returncode == 0, ended.stderr.decode()
+    assert len(peer.events) == 10

@@ -29,16 +29,17 @@ class ValkeySubscriber:
             self._pubsub.sunsubscribe(*channels)  # type: ignore[no-untyped-call]
 
     def get(self, wait_s: float) -> tuple[str, bytes | None] | None:
-        with errors_as(BusLost, "the bus"):
-            message: Any = self._pubsub.get_message(timeout=wait_s)
-        if message is None:
-            return None
-        kind = message["type"]
-        if kind == "smessage":
-            return message["channel"].decode(), message["data"]
-        if kind == "ssubscribe":
-            return message["channel"].decode(), None
-        return self.get(0.0)
+        while True:
+            with errors_as(BusLost, "the bus"):
+                message: Any = self._pubsub.get_message(timeout=wait_s)
+            if message is None:
+                return None
+            kind = message["type"]
+            if kind == "smessage":
+                return message["channel"].decode(), message["data"]
+            if kind == "ssubscribe":
+                return message["channel"].decode(), None
+            wait_s = 0.0  # a channel given up: what is behind it may be here already
 
     def close(self) -> None:
         try:

@@ -48,7 +48,8 @@ class ValkeyLog:
         self._longest_wait_s = timeout_s
         self._append = self._client.register_script(_APPEND)
         self._commit = self._client.register_script(_COMMIT)
-        self._aligned = 0
+        self._aligned = 0  # a position known to be the end of an entry
+        self._per_entry = 64  # records an entry held lately, so that a read is about its limit
 
     def epoch(self, partition: int) -> str:
         with errors_as(LogUnavailable, "the log"):
@@ -81,26 +82,28 @@ class ValkeyLog:
 
     def read(self, partition: int, after: int, wait_s: float, limit: int) -> list[LogBatch]:
         block = max(1, int(min(wait_s, self._longest_wait_s) * 1000))
-        count = max(1, limit // 16)
+        count = max(1, limit // self._per_entry)
         with errors_as(LogUnavailable, "the log"):
             batches = self._rest_of(after)
             if batches:
                 after = batches[-1].last
                 block = 0
+                count = 1
             answer: Any = self._reader.xread(
                 {"log:0": f"{after}-0"}, count=count, block=block or None
             )
         for _, entries in answer or ():
             batches += [_batch(entry) for entry in entries]
+        self._aligned = batches[-1].last if batches else after
         if batches:
-            self._aligned = batches[-1].last
+            records = sum(len(batch.records) for batch in batches)
+            self._per_entry = max(1, records // len(batches))
         return batches
 
     def _rest_of(self, after: int) -> list[LogBatch]:
         """The part above `after` of the entry that holds it: positions may lie inside a batch."""
         if after in (0, self._aligned):
             return []
-        self._aligned = after
         found: Any = self._client.xrevrange("log:0", f"{after}-0", "-", count=1)
         if not found:
             return []
@@ -115,12 +118,12 @@ class ValkeyLog:
             found: Any = self._client.xrevrange("log:0", count=1)
         if not found:
             return 0, 0
-        return _batch(found[0]).last, int(found[0][1][b"t"])
+        return _batch(found[0]).last, _number(found[0][1], b"t", 0)
 
     def ts_at(self, partition: int, offset: int) -> int:
         with errors_as(LogUnavailable, "the log"):
             found: Any = self._client.xrevrange("log:0", f"{offset}-0", "-", count=1)
-        return int(found[0][1][b"t"]) if found else 0
+        return _number(found[0][1], b"t", 0) if found else 0
 
     def before_ts(self, partition: int, ts: int) -> int:
         """Binary search over entry ids; an entry's `t` is that of its newest record."""
@@ -130,7 +133,8 @@ class ValkeyLog:
             middle = (low + high) // 2
             with errors_as(LogUnavailable, "the log"):
                 found: Any = self._client.xrange("log:0", f"{middle}-0", "+", count=1)
-            if not found or int(found[0][1][b"t"]) >= ts:
+            # An entry that does not say its time is taken as new: so less is trimmed, more read.
+            if not found or _number(found[0][1], b"t", ts) >= ts:
                 high = middle
             else:
                 answer = _batch(found[0]).last
@@ -162,9 +166,15 @@ def _batch(entry: tuple[bytes, dict[bytes, bytes]]) -> LogBatch:
     entry_id, fields = entry
     first = int(entry_id.split(b"-")[0])
     # A stray entry that no append made still has a place, and covers it alone.
-    last = first + max(1, int(fields.get(b"n", b"1") or 1)) - 1
+    last = first + max(1, _number(fields, b"n", 1)) - 1
     try:
         records = _decode(fields[b"b"])
     except (KeyError, msgspec.DecodeError):
         records = []
     return LogBatch(0, first, last, records)
+
+
+def _number(fields: dict[bytes, bytes], name: bytes, default: int) -> int:
+    """A field of an entry; the default where no append made it."""
+    text = fields.get(name, b"")
+    return int(text) if text.isdigit() else default

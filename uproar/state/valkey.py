@@ -23,7 +23,7 @@ class ValkeyState:
         self._client = connect(config.socket("state"), config.state.timeout_s)
         self._ring_ms = int(config.state.ring_s * 1000)
         self._lease_ms = int(config.state.gateway_lease_s * 1000)
-        self._interest_s = int(config.state.interest_lease_s)
+        self._interest_ms = int(config.state.interest_lease_s * 1000)
 
     def write_rings(self, writes: list[RingWrite], now: float) -> list[list[int]]:
         with errors_as(StateLost, "the state server"):
@@ -65,7 +65,7 @@ class ValkeyState:
             for stream in streams:
                 key = f"stream:{stream}:interest"
                 pipe.hset(key, str(shard), str(until))
-                pipe.expire(key, 2 * self._interest_s)
+                pipe.pexpire(key, 2 * self._interest_ms)
             pipe.execute()
 
     def set_last(self, partition: int, offset: int, epoch: str) -> None:

@@ -32,6 +32,7 @@ ACTOR = "moderation"
 PARTITION = 0
 POLL_RECORDS = 1024
 COMMIT_EVERY_S = 0.5
+TERMS_RETRY_S = 1.0  # after a list that was refused
 
 
 class Moderation:
@@ -50,6 +51,7 @@ class Moderation:
         self.files = [config.data_dir / "terms.txt", *map(Path, config.moderation.terms_files)]
         self.terms = Terms([])
         self.terms_error = ""
+        self.terms_retry_at = 0.0
         self.decided = 0
         self.deleted = 0
 
@@ -69,6 +71,8 @@ class Moderation:
         self.link.close()
 
     def _load_terms(self) -> None:
+        if time.monotonic() < self.terms_retry_at:
+            return
         try:
             if self.terms.changed(self.files):
                 self.terms = Terms.load(self.files)
@@ -79,6 +83,7 @@ class Moderation:
             if self.terms_error != str(error):
                 event(logger, "terms_refused", level=logging.WARNING, why=str(error))
             self.terms_error = str(error)
+            self.terms_retry_at = time.monotonic() + TERMS_RETRY_S
 
     def _decide(self, counted: Counted) -> tuple[str, bytes, str] | None:
         """Return (stream, comment id, term) for what is to be deleted."""

@@ -1,0 +1,242 @@
+"""Arrivals: bringing a session to the live position, when it joins, resumes, or has lagged.
+
+What is sent here is for one session; from the next tick on it gets its audience's frames. Between
+working out what came before and joining the audience there is no switch of greenlets, so nothing is
+missed or doubled: events that wait for the next tick are behind `live.sent` and come with it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import gevent
+
+from gateway.audiences import sees
+from gateway.dialects import native
+from gateway.engine import Engine
+from gateway.feed import Feed
+from gateway.live import Live, Past, fold, past_of
+from gateway.session import Session
+from gateway.tick import Ticker, objects_of
+from uproar import codes
+from uproar.codes import CloseCode
+from uproar.config import Config
+from uproar.events import Event
+from uproar.state import StateLost
+
+OPEN_S = 10.0  # for a stream to come up while its first viewers wait
+AHEAD_S = 3.0  # for this gateway to catch up with a client that is ahead of it
+LOOK_S = 0.02
+
+
+class Arrivals:
+    """Sessions on their way into their audience."""
+
+    def __init__(
+        self,
+        config: Config,
+        feed: Feed,
+        ticker: Ticker,
+        sessions: dict[int, Session],
+        welcome: Callable[[Session, bool], native.Object],
+        end: Callable[[Session, CloseCode, str], None],
+    ) -> None:
+        self.config = config
+        self.feed = feed
+        self.ticker = ticker
+        self.engine: Engine = ticker.engine
+        self.sessions = sessions
+        self.welcome = welcome
+        self.end = end
+        self._waiting: dict[str, set[int]] = {}  # to be brought up with their stream's next tick
+
+    def enter(self, session: Session) -> None:
+        """Take up a session that has just connected."""
+        if session.wish.offset is None:
+            self._wait(session)
+        else:
+            # A resume may have to read the store: a greenlet of its own, while it lasts.
+            gevent.spawn(self._resume, session, session.wish.offset)
+        if not session.live.ready:
+            gevent.spawn_later(OPEN_S, self._too_late, session)
+
+    def forget(self, sid: int, stream: str) -> None:
+        """Drop a session that is gone."""
+        waiting = self._waiting.get(stream)
+        if waiting is not None:
+            waiting.discard(sid)
+
+    def bring_up(self, live: Live) -> None:
+        """Bring those who wait to exactly `live.sent`, and into their audience."""
+        for sid in self._waiting.pop(live.stream, ()):
+            session = self.sessions.get(sid)
+            if session is None:
+                continue
+            if session.joining:
+                self._join(session, None)
+            elif session.lags_from is not None:
+                self._catch_up(session, session.lags_from)
+
+    def lags(self, sid: int, position: int) -> None:
+        """A session's queue is full; it stands at `position` and gets nothing until it drains."""
+        session = self.sessions.get(sid)
+        if session is None or session.lags_from is not None:
+            return
+        if self.config.gateway.overflow == "close":
+            self.end(session, codes.TOO_SLOW, "you did not take what you were sent in time")
+            return
+        session.lags_from = position
+        if session.audience is not None:
+            self.engine.leave(sid, self.ticker.audiences.number(session.audience))
+            session.audience = None
+
+    def drained(self, sid: int) -> None:
+        """A session that lagged has taken everything."""
+        session = self.sessions.get(sid)
+        if session is not None and session.lags_from is not None:
+            self._wait(session)
+
+    def _wait(self, session: Session) -> None:
+        self._waiting.setdefault(session.live.stream, set()).add(session.sid)
+        self.ticker.wake(session.live)
+
+    def _too_late(self, session: Session) -> None:
+        if session.joining and session.sid in self.sessions and not session.live.ready:
+            self.end(session, codes.TRY_AGAIN_LATER, "the stream can't be served now; try again")
+
+    # -- joining ----------------------------------------------------------------------------------
+
+    def _join(self, session: Session, resumed: Past | None) -> None:
+        """Send WELCOME and what comes before the next tick; the session is live from here on."""
+        objects = [self.welcome(session, resumed is not None)]
+        if resumed is not None:
+            seen = _seen(session, resumed.events)
+            objects += objects_of(seen, moderator=session.moderates)
+        elif session.wish.backlog:
+            seen = _seen(session, session.live.newest())[-session.wish.backlog :]
+            objects += [
+                native.comment_object(found, historical=True, moderator=session.moderates)
+                for found in seen
+            ]
+        session.joining = False
+        if self.ticker.send_now(session, objects):
+            self._go_live(session)
+        else:
+            session.lags_from = session.live.sent
+
+    def _go_live(self, session: Session) -> None:
+        session.lags_from = None
+        session.audience = session.key()
+        self.engine.join(session.sid, self.ticker.audiences.number(session.audience))
+        waiting, session.outgoing = session.outgoing, []
+        for message in waiting:
+            self.ticker.private(session, message)
+
+    def _resume(self, session: Session, offset: int) -> None:
+        """Fetch what a resume needs, then join.
+
+        `recovered` is false when the offset is of another epoch, ahead of everything, or further
+        back than can be had or may be brought.
+        """
+        live = session.live
+        self._until(lambda: live.ready or session.sid not in self.sessions, OPEN_S)
+        if session.sid not in self.sessions or not live.ready:
+            return
+        past = None
+        if session.wish.epoch == live.epoch and self._reaches(live, offset):
+            past = self._since(live, offset)
+            if past is not None and past.comments > self.config.gateway.resume_max:
+                past = None
+        if session.sid in self.sessions:
+            self._join(session, past)
+
+    def _reaches(self, live: Live, offset: int) -> bool:
+        """Wait for this gateway to come up to a client that saw more on another one."""
+        self._until(lambda: live.sent >= offset or self._beyond(offset), AHEAD_S)
+        return live.sent >= offset
+
+    def _beyond(self, offset: int) -> bool:
+        """Whether an offset is one that the log does not have; not known counts as no."""
+        try:
+            known = self.feed.state.last(0)
+        except StateLost:
+            return False
+        return known is not None and known[0] < offset
+
+    def _since(self, live: Live, offset: int) -> Past | None:
+        """Return everything in (offset, live.sent], from the store as far as it is not kept."""
+        older: list[Event] = []
+        covered = offset
+        while live.since(covered) is None:
+            upto = live.start
+            found = self.feed.stored(live, covered, upto)
+            if found is None:
+                return None
+            older += found
+            covered = upto
+        newer = live.since(covered)
+        return past_of(older + newer.events) if newer is not None else None
+
+    # -- after a lag ------------------------------------------------------------------------------
+
+    def _catch_up(self, session: Session, offset: int) -> None:
+        """One message for what a slow viewer missed: folded, with a GAP where something is."""
+        past = session.live.since(offset)
+        if past is None:
+            # More than is kept here. The control events among it must not be lost: the store.
+            gevent.spawn(self._catch_up_far, session, offset)
+        else:
+            self._send_folded(session, offset, past)
+
+    def _catch_up_far(self, session: Session, offset: int) -> None:
+        live = session.live
+        controls: list[Event] = []
+        covered = offset
+        while live.since(covered) is None:
+            upto = live.start
+            found = self.feed.stored_controls(live, covered, upto)
+            if session.sid not in self.sessions:
+                return
+            if found is None:
+                self.end(session, codes.TOO_SLOW, "too far behind; connect again")
+                return
+            controls += found
+            covered = upto
+        newer = live.since(covered)
+        if newer is not None:
+            self._send_folded(session, offset, Past(newer.events, newer.comments), controls)
+
+    def _send_folded(
+        self, session: Session, offset: int, past: Past, controls: list[Event] | None = None
+    ) -> None:
+        visible = past_of(_seen(session, past.events))
+        events, gap_to = fold(visible, self.config.gateway.backlog_default)
+        if controls is not None:
+            events = [*_seen(session, controls), *events]
+            gap_to = gap_to if gap_to is not None else session.live.start
+        moderator = session.moderates
+        if gap_to is None:
+            objects = objects_of(events, moderator=moderator)
+        else:
+            # Positions only rise: the controls of the gap, the GAP, what came after it.
+            gap = {"type": "GAP", "from": offset, "to": gap_to, "reason": "too_slow"}
+            folded = [found for found in events if found.offset <= gap_to]
+            newest = [found for found in events if found.offset > gap_to]
+            objects = [
+                *objects_of(folded, moderator=moderator),
+                gap,
+                *objects_of(newest, moderator=moderator),
+            ]
+        if not objects or self.ticker.send_now(session, objects):
+            self._go_live(session)
+
+    def _until(self, condition: Callable[[], bool], seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while not condition() and time.monotonic() < until:
+            gevent.sleep(LOOK_S)
+
+
+def _seen(session: Session, events: list[Event]) -> list[Event]:
+    key = session.key()
+    return [found for found in events if sees(key, found)]
