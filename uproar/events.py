@@ -83,18 +83,148 @@ class Cleared(msgspec.Struct, array_like=True, frozen=True, omit_defaults=True):
     by: str = ""
 
 
-Data: TypeAlias = Comment | CommentDeleted | UserRemoved | Cleared
+class Pinned(msgspec.Struct, array_like=True, frozen=True, omit_defaults=True):
+    """Data of COMMENT_PINNED; at most one stands in a stream. `until` is unix ms."""
+
+    comment: Comment
+    by: str = ""
+    until: Millis | None = None
+
+
+class Unpinned(msgspec.Struct, array_like=True, frozen=True, omit_defaults=True):
+    """Data of COMMENT_UNPINNED."""
+
+    comment_id: CommentId
+    by: str = ""
+
+
+class Mode(msgspec.Struct, array_like=True, frozen=True):
+    """Data of MODE: the settings that changed, with their new values."""
+
+    changes: dict[str, Any]
+    by: str = ""
+
+
+class Sampling(msgspec.Struct, array_like=True, frozen=True):
+    """Data of SAMPLING: the share of comments shown from here on; 1.0 ends it."""
+
+    ratio: float
+    rate: float  # comments a second, as measured
+
+
+class StreamStarted(msgspec.Struct, array_like=True, frozen=True, omit_defaults=True):
+    """Data of STREAM_STARTED."""
+
+    title: str = ""
+    by: str = ""
+
+
+class StreamEnded(msgspec.Struct, array_like=True, frozen=True, omit_defaults=True):
+    """Data of STREAM_ENDED."""
+
+    by: str = ""
+
+
+class Sanction(msgspec.Struct, array_like=True, frozen=True, omit_defaults=True):
+    """Data of SANCTION, for moderators only: the audit list.
+
+    `action` is one of ACTIONS; `until` (unix ms) is the end of a timeout.
+    """
+
+    user_id: str
+    action: str
+    by: str
+    reason: str = ""
+    until: Millis | None = None
+
+
+class Flagged(msgspec.Struct, array_like=True, frozen=True, omit_defaults=True):
+    """Data of FLAGGED and HELD, for moderators only: why a comment stands out.
+
+    `spans` are (start, end) in code points of the comment's text.
+    """
+
+    comment: Comment
+    rule: str = ""
+    category: str = ""
+    score: float = 0.0
+    spans: tuple[tuple[int, int], ...] = ()
+
+
+class HeldResolved(msgspec.Struct, array_like=True, frozen=True, omit_defaults=True):
+    """Data of HELD_RESOLVED, for moderators only: `action` is approve or deny."""
+
+    comment_id: CommentId
+    action: str
+    by: str = ""
+
+
+class Terms(msgspec.Struct, array_like=True, frozen=True, omit_defaults=True):
+    """Data of TERMS, for moderators only: the stream's own lists, whole."""
+
+    blocked: tuple[str, ...]
+    allowed: tuple[str, ...] = ()
+    by: str = ""
+
+
+ACTIONS: Final = ("timeout", "ban", "unban", "shadow_ban", "unshadow_ban", "strike", "kick")
+
+Data: TypeAlias = (
+    Comment
+    | CommentDeleted
+    | UserRemoved
+    | Cleared
+    | Pinned
+    | Unpinned
+    | Mode
+    | Sampling
+    | StreamStarted
+    | StreamEnded
+    | Sanction
+    | Flagged
+    | HeldResolved
+    | Terms
+)
 
 # The log's event types and the shape of their data. What is not here is set aside as poisoned.
 DATA_OF: Final[dict[str, type[msgspec.Struct]]] = {
     "COMMENT": Comment,
     "COMMENT_DELETED": CommentDeleted,
+    "COMMENT_RESTORED": Comment,
+    "COMMENT_APPROVED": Comment,
     "USER_REMOVED": UserRemoved,
     "CLEARED": Cleared,
+    "COMMENT_PINNED": Pinned,
+    "COMMENT_UNPINNED": Unpinned,
+    "MODE": Mode,
+    "SAMPLING": Sampling,
+    "STREAM_STARTED": StreamStarted,
+    "STREAM_ENDED": StreamEnded,
+    "FLAGGED": Flagged,
+    "HELD": Flagged,
+    "HELD_RESOLVED": HeldResolved,
+    "SANCTION": Sanction,
+    "TERMS": Terms,
 }
 
 # Events that a gap must never swallow: they are folded and sent with it (promise 5).
 CONTROL_TYPES: Final = frozenset(DATA_OF) - {"COMMENT"}
+
+# What decides about later events, and is loaded from the store at a stream's first event.
+STANDING_TYPES: Final = frozenset(
+    {
+        "MODE",
+        "SANCTION",
+        "COMMENT_PINNED",
+        "COMMENT_UNPINNED",
+        "SAMPLING",
+        "STREAM_STARTED",
+        "STREAM_ENDED",
+        "HELD",
+        "HELD_RESOLVED",
+        "TERMS",
+    }
+)
 
 
 class Record(msgspec.Struct, array_like=True, frozen=True):
@@ -107,7 +237,7 @@ class Record(msgspec.Struct, array_like=True, frozen=True):
     actor: str
     nonce: str
     mask: Annotated[int, Meta(ge=0, le=255)]
-    visibility: Annotated[int, Meta(ge=0, le=max(Visibility))]
+    visibility: Annotated[int, Meta(ge=0, le=3)]  # a Visibility
     data: msgspec.Raw
 
 

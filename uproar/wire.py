@@ -240,7 +240,20 @@ def _gap(message: _Message, raw: list[Any]) -> Event:
 
 SHOWN: Final = ("all", "sampled", "held")
 
+# Codes from 11 on are maps of the JSON fields.
+_MAPS: Final = (
+    "COMMENT_RESTORED", "COMMENT_APPROVED", "COMMENT_PINNED", "COMMENT_UNPINNED", "MODE", "BANNER",
+    "STREAM_STARTED", "STREAM_ENDED", "FLAGGED", "HELD", "HELD_RESOLVED", "SANCTION", "TERMS",
+    "REACTIONS",
+)  # fmt: skip
+
+
+def _map_of(name: str) -> Callable[[_Message, list[Any]], Event]:
+    return lambda _, raw: {"type": name, **raw[1]}
+
+
 _READERS: Final[dict[int, Callable[[_Message, list[Any]], Event]]] = {
+    **{11 + number: _map_of(name) for number, name in enumerate(_MAPS)},
     0: lambda _, raw: {"type": "WELCOME", **raw[1]},
     1: _comment,
     2: _deleted,

@@ -94,6 +94,14 @@ const READERS = [
   }),
 ];
 
+// Codes from 11 on are maps of the JSON fields.
+const MAPS = [
+  "COMMENT_RESTORED", "COMMENT_APPROVED", "COMMENT_PINNED", "COMMENT_UNPINNED", "MODE", "BANNER",
+  "STREAM_STARTED", "STREAM_ENDED", "FLAGGED", "HELD", "HELD_RESOLVED", "SANCTION", "TERMS",
+  "REACTIONS",
+];
+for (const type of MAPS) READERS.push(([fields]) => ({ type, ...fields }));
+
 function readComment([offset, tsDelta, id, user, text, extra], base) {
   const ts = base.ts + tsDelta;
   const { reply_to: replyTo, ...rare } = extra ?? {};

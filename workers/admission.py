@@ -280,7 +280,7 @@ def check_text(text: str, limits: Limits) -> Refusal | None:
     """Return why a text is refused, None when it is fine (code points and UTF-8 bytes)."""
     if len(text) > limits.max_chars:
         return Refusal("too_long", f"{len(text)} characters; the limit is {limits.max_chars}")
-    if not text.isprintable() and not printable(text):
+    if not _clean(text):
         return Refusal("bad_request", "control characters and lone surrogates are refused")
     size = len(text.encode())
     if size > limits.max_bytes:
@@ -295,12 +295,17 @@ def check_author(draft: Draft) -> Refusal | None:
     """Return why an author (as a service may name one) is refused."""
     user = draft.user
     for field, value in (("id", user.id), ("name", user.name)):
-        if not 1 <= len(value) <= 64 or not printable(value):
+        if not 1 <= len(value) <= 64 or not _clean(value):
             return Refusal("bad_request", f"user.{field} must be 1 to 64 characters, no controls")
     if user.role not in ROLES:
         return Refusal("bad_request", f"user.role must be one of {', '.join(ROLES)}")
-    if user.color is not None and (len(user.color) > 32 or not printable(user.color)):
+    if user.color is not None and (len(user.color) > 32 or not _clean(user.color)):
         return Refusal("bad_request", "user.color must be at most 32 characters, no controls")
     if draft.ts is not None and not 0 <= draft.ts < 1 << 53:
         return Refusal("bad_request", "ts must be unix milliseconds")
     return None
+
+
+def _clean(text: str) -> bool:
+    """Whether a text has no controls and lone surrogates; `isprintable` says yes to most in C."""
+    return text.isprintable() or printable(text)

@@ -12,12 +12,20 @@ from typing import Any, Final, TypeAlias
 import msgspec
 
 from uproar import ids
-from uproar.events import ROLES, Comment, Event, Visibility
+from uproar.events import ROLES, Comment, Event, Flagged, Pinned, Sampling, Visibility
 
 Object: TypeAlias = dict[str, Any]
 
 SUBPROTOCOLS: Final = ("uproar.v1.json", "uproar.v1.msgpack")
 SHOWN_WORDS: Final = ("all", "sampled", "held")
+BANNER_TEXT: Final = "Chat moving fast! Showing sampled comments"
+# Events whose msgpack form is a map of the JSON fields, in the order of their codes from 11 on.
+MAP_TYPES: Final = (
+    "COMMENT_RESTORED", "COMMENT_APPROVED", "COMMENT_PINNED", "COMMENT_UNPINNED", "MODE", "BANNER",
+    "STREAM_STARTED", "STREAM_ENDED", "FLAGGED", "HELD", "HELD_RESOLVED", "SANCTION", "TERMS",
+    "REACTIONS",
+)  # fmt: skip
+_PLAIN_FIELDS: Final = 6  # of a COMMENT without rare ones: type, id, offset, user, text, ts
 _VISIBILITY_WORDS: Final = {Visibility.HELD: "held", Visibility.SHADOW: "shadow"}
 
 _json = msgspec.json.Encoder().encode
@@ -29,9 +37,8 @@ def codec_of(subprotocol: str | None) -> str:
     return "msgpack" if subprotocol == "uproar.v1.msgpack" else "json"
 
 
-def comment_object(event: Event, *, historical: bool = False, moderator: bool = False) -> Object:
-    """Return a COMMENT as viewers (or moderators) see it."""
-    comment: Comment = event.data
+def comment_fields(comment: Comment) -> Object:
+    """Return a comment without its place: what pins, approvals and restorations carry."""
     user = comment.user
     author: Object = {"id": user.id, "name": user.name, "role": user.role}
     if user.color is not None:
@@ -39,9 +46,7 @@ def comment_object(event: Event, *, historical: bool = False, moderator: bool = 
     if user.badges is not None:
         author["badges"] = list(user.badges)
     shown: Object = {
-        "type": "COMMENT",
         "id": ids.to_text(comment.id),
-        "offset": event.offset,
         "user": author,
         "text": comment.text,
         "ts": comment.ts,
@@ -50,6 +55,12 @@ def comment_object(event: Event, *, historical: bool = False, moderator: bool = 
         shown["reply_to"] = ids.to_text(comment.reply_to)
     if comment.emotes:
         shown["emotes"] = [list(emote) for emote in comment.emotes]
+    return shown
+
+
+def comment_object(event: Event, *, historical: bool = False, moderator: bool = False) -> Object:
+    """Return a COMMENT as viewers (or moderators) see it."""
+    shown = {"type": "COMMENT", "offset": event.offset, **comment_fields(event.data)}
     if historical:
         shown["historical"] = True
     if moderator and event.visibility in _VISIBILITY_WORDS:
@@ -61,25 +72,77 @@ def event_object(event: Event, *, moderator: bool = False) -> Object:
     """Return any event of the log, or a GAP, as it is sent."""
     if event.type == "COMMENT":
         return comment_object(event, moderator=moderator)
-    data = event.data
-    if event.type == "COMMENT_DELETED":
-        return {
-            "type": "COMMENT_DELETED",
-            "comment_id": ids.to_text(data.comment_id),
-            "offset": event.offset,
-        }
-    if event.type == "USER_REMOVED":
-        removed: Object = {
-            "type": "USER_REMOVED", "user_id": data.user_id, "offset": event.offset,
-        }  # fmt: skip
-        if data.until is not None:
-            removed["until"] = data.until
-        return removed
-    if event.type == "CLEARED":
-        return {"type": "CLEARED", "offset": event.offset}
     if event.type == "GAP":
+        data = event.data
         return {"type": "GAP", "from": data["from"], "to": data["to"], "reason": data["reason"]}
-    raise ValueError(f"no form for {event.type}")
+    form = _OBJECTS.get(event.type)
+    if form is None:
+        raise ValueError(f"no form for {event.type}")
+    fields = {key: value for key, value in form(event.data).items() if value is not None}
+    return {"type": _NAMES.get(event.type, event.type), "offset": event.offset, **fields}
+
+
+def pinned_object(pinned: Pinned) -> Object:
+    """Return the pinned comment as WELCOME and COMMENT_PINNED show it."""
+    shown: Object = {
+        "comment_id": ids.to_text(pinned.comment.id),
+        "comment": comment_fields(pinned.comment),
+    }
+    if pinned.until is not None:
+        shown["until"] = pinned.until
+    return shown
+
+
+def banner_fields(sampling: Sampling) -> Object:
+    """Return what BANNER says of a sampling ratio; a text of None ends it."""
+    sampled = sampling.ratio < 1
+    return {
+        "text": BANNER_TEXT if sampled else None,
+        "sample_ratio": sampling.ratio if sampled else None,
+    }
+
+
+def _with_comment(comment: Comment) -> Object:
+    return {"comment_id": ids.to_text(comment.id), "comment": comment_fields(comment)}
+
+
+def _flagged(flagged: Flagged) -> Object:
+    return {
+        **_with_comment(flagged.comment),
+        "rule": flagged.rule,
+        "category": flagged.category,
+        "score": flagged.score,
+        "spans": [list(span) for span in flagged.spans],
+    }
+
+
+# What is left of each event's data on the wire; fields that are None are left out.
+_OBJECTS: Final[dict[str, Callable[[Any], Object]]] = {
+    "COMMENT_DELETED": lambda data: {"comment_id": ids.to_text(data.comment_id)},
+    "COMMENT_RESTORED": _with_comment,
+    "COMMENT_APPROVED": _with_comment,
+    "USER_REMOVED": lambda data: {"user_id": data.user_id, "until": data.until},
+    "CLEARED": lambda data: {},
+    "COMMENT_PINNED": pinned_object,
+    "COMMENT_UNPINNED": lambda data: {"comment_id": ids.to_text(data.comment_id)},
+    "MODE": lambda data: dict(data.changes),
+    "SAMPLING": banner_fields,
+    "STREAM_STARTED": lambda data: {"title": data.title},
+    "STREAM_ENDED": lambda data: {},
+    "FLAGGED": _flagged,
+    "HELD": _flagged,
+    "HELD_RESOLVED": lambda data: {
+        "comment_id": ids.to_text(data.comment_id), "action": data.action, "by": data.by,
+    },
+    "SANCTION": lambda data: {
+        "user_id": data.user_id, "action": data.action, "by": data.by,
+        "reason": data.reason, "until": data.until,
+    },
+    "TERMS": lambda data: {
+        "blocked": list(data.blocked), "allowed": list(data.allowed), "by": data.by,
+    },
+}  # fmt: skip
+_NAMES: Final = {"SAMPLING": "BANNER"}
 
 
 def encode(codec: str, objects: list[Object]) -> tuple[bytes, bool]:
@@ -129,26 +192,26 @@ class _Packer:
         raw = ids.from_text(o["id"])
         ts, sequence, node = ids.split(raw)
         short = ts == o["ts"] and node == self._node and raw[6] >> 4 == 1
-        extra: Object = {}
-        if "reply_to" in o:
-            extra["reply_to"] = ids.from_text(o["reply_to"])
-        for key in ("emotes", "historical", "visibility"):
-            if key in o:
-                extra[key] = o[key]
-        return _trimmed(
-            [
-                1,
-                o["offset"] - self._offset,
-                o["ts"] - self._ts,
-                sequence if short else raw,
-                self._user(o["user"]),
-                o["text"],
-                extra or None,
-            ]
-        )
+        fields = [
+            1,
+            o["offset"] - self._offset,
+            o["ts"] - self._ts,
+            sequence if short else raw,
+            self._user(o["user"]),
+            o["text"],
+        ]
+        if len(o) > _PLAIN_FIELDS:
+            extra: Object = {}
+            if "reply_to" in o:
+                extra["reply_to"] = ids.from_text(o["reply_to"])
+            for key in ("emotes", "historical", "visibility"):
+                if key in o:
+                    extra[key] = o[key]
+            fields.append(extra)
+        return fields
 
-    def _welcome(self, o: Object) -> list[Any]:
-        return [0, {key: value for key, value in o.items() if key != "type"}]
+    def _map(self, o: Object) -> list[Any]:
+        return [_CODES[o["type"]], {key: value for key, value in o.items() if key != "type"}]
 
     def _deleted(self, o: Object) -> list[Any]:
         return [2, o["offset"] - self._offset, ids.from_text(o["comment_id"])]
@@ -201,8 +264,11 @@ _PLACE: Final = {
     "PONG": "position",
 }
 
+_CODES: Final = {"WELCOME": 0, **{name: 11 + n for n, name in enumerate(MAP_TYPES)}}
+
 _FORMS: Final[dict[str, Callable[[_Packer, Object], list[Any]]]] = {
-    "WELCOME": _Packer._welcome,
+    "WELCOME": _Packer._map,
+    **dict.fromkeys(MAP_TYPES, _Packer._map),
     "COMMENT": _Packer._comment,
     "COMMENT_DELETED": _Packer._deleted,
     "USER_REMOVED": _Packer._removed,

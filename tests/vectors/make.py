@@ -30,6 +30,10 @@ NODE = "9f3c8b1d52e7a604"
 OTHER_NODE = "a1b2c3d4e5f60718"
 
 
+MAPS = """COMMENT_RESTORED COMMENT_APPROVED COMMENT_PINNED COMMENT_UNPINNED MODE BANNER STREAM_STARTED
+STREAM_ENDED FLAGGED HELD HELD_RESOLVED SANCTION TERMS REACTIONS""".split()
+
+
 def comment_id(ts: int, sequence: int, node: str = NODE) -> str:
     """RFC 9562 section 5.1, by arithmetic on the 100 ns ticks since 1582."""
     ticks = f"{(ts + 12_219_292_800_000) * 10_000 + sequence:015x}"
@@ -48,7 +52,7 @@ def encode(events: list[dict[str, Any]]) -> bytes:
     base_ts = ([event["ts"] for event in comments] + pongs + [0])[0]
     base_offset = 0
     for event in events:
-        if event["type"] == "WELCOME":
+        if event["type"] == "WELCOME" or event["type"] in MAPS:
             continue
         named = [event[key] for key in ("offset", "position", "from") if key in event]
         if named:
@@ -111,6 +115,11 @@ def encode_event(
         return [9, event["after_ms"]]
     if kind == "PONG":
         return [10, place("position"), event["server_time"] - base_ts]
+    if kind in MAPS:
+        return [
+            11 + MAPS.index(kind),
+            {key: value for key, value in event.items() if key != "type"},
+        ]
     raise ValueError(f"no row for {kind} in the msgpack table")
 
 
@@ -274,6 +283,71 @@ def messages() -> dict[str, list[dict[str, Any]]]:
         "users removed": [
             {"type": "USER_REMOVED", "user_id": "u1", "offset": 812_401},
             {"type": "USER_REMOVED", "user_id": "u2", "offset": 812_402, "until": TS + 600_000},
+        ],
+        "maps": [
+            {
+                "type": "COMMENT_RESTORED",
+                "offset": 9,
+                "comment_id": comment_id(TS, 0),
+                "comment": {"id": comment_id(TS, 0), "user": ADA, "text": "back", "ts": TS},
+            },
+            {
+                "type": "COMMENT_APPROVED",
+                "offset": 10,
+                "comment_id": comment_id(TS, 1),
+                "comment": {"id": comment_id(TS, 1), "user": BEN, "text": "fine", "ts": TS},
+            },
+            {
+                "type": "COMMENT_PINNED",
+                "offset": 11,
+                "comment_id": comment_id(TS, 1),
+                "comment": {"id": comment_id(TS, 1), "user": BEN, "text": "fine", "ts": TS},
+                "until": TS + 60_000,
+            },
+            {"type": "COMMENT_UNPINNED", "offset": 12, "comment_id": comment_id(TS, 1)},
+            {"type": "MODE", "offset": 13, "slow_s": 5, "emote_only": True},
+            {"type": "BANNER", "offset": 14, "text": "Chat moving fast!", "sample_ratio": 0.2},
+            {"type": "BANNER", "offset": 15, "text": None, "sample_ratio": None},
+            {"type": "STREAM_STARTED", "offset": 16, "title": "Launch"},
+            {"type": "STREAM_ENDED", "offset": 17},
+            {
+                "type": "HELD_RESOLVED",
+                "offset": 18,
+                "comment_id": comment_id(TS, 1),
+                "action": "deny",
+                "by": "mod",
+            },
+            {
+                "type": "SANCTION",
+                "offset": 19,
+                "user_id": "u1",
+                "action": "timeout",
+                "by": "mod",
+                "reason": "spam",
+                "until": TS + 600_000,
+            },
+            {"type": "TERMS", "offset": 20, "blocked": ["foo*"], "allowed": [], "by": "mod"},
+            {
+                "type": "FLAGGED",
+                "offset": 21,
+                "comment_id": comment_id(TS, 1),
+                "comment": {"id": comment_id(TS, 1), "user": BEN, "text": "hm", "ts": TS},
+                "rule": "caps",
+                "category": "spam",
+                "score": 0.7,
+                "spans": [[0, 2]],
+            },
+            {
+                "type": "HELD",
+                "offset": 22,
+                "comment_id": comment_id(TS, 1),
+                "comment": {"id": comment_id(TS, 1), "user": BEN, "text": "hm", "ts": TS},
+                "rule": "hold",
+                "category": "",
+                "score": 0.0,
+                "spans": [],
+            },
+            {"type": "REACTIONS", "totals": {"fire": 15_000}},
         ],
         "cleared": [{"type": "CLEARED", "offset": 812_403}],
         "viewers": [{"type": "VIEWERS", "count": 123_456, "position": 812_403}],
