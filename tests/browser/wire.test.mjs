@@ -16,8 +16,11 @@ test("there are vectors for every type of event", () => {
   const types = new Set(vectors.flatMap(({ events }) => events.map(({ type }) => type)));
   assert.deepEqual(
     [...types].sort(),
-    "ACK CLEARED COMMENT COMMENT_DELETED GAP PONG RECONNECT REJECTED USER_REMOVED VIEWERS WELCOME"
-      .split(" "),
+    (
+      "ACK BANNER CLEARED COMMENT COMMENT_APPROVED COMMENT_DELETED COMMENT_PINNED COMMENT_RESTORED " +
+      "COMMENT_UNPINNED FLAGGED GAP HELD HELD_RESOLVED MODE PONG REACTIONS RECONNECT REJECTED " +
+      "SANCTION STREAM_ENDED STREAM_STARTED TERMS USER_REMOVED VIEWERS WELCOME"
+    ).split(" "),
   );
 });
 
