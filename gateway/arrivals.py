@@ -12,7 +12,6 @@ from collections.abc import Callable
 
 import gevent
 
-from gateway.audiences import sees
 from gateway.dialects import native
 from gateway.engine import Engine
 from gateway.feed import Feed
@@ -238,5 +237,4 @@ class Arrivals:
 
 
 def _seen(session: Session, events: list[Event]) -> list[Event]:
-    key = session.key()
-    return [found for found in events if sees(key, found)]
+    return [found for found in events if session.sees(found)]

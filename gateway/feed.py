@@ -8,6 +8,7 @@ for it, at most `gateway.fill_s`, then a GAP stands in its place.
 
 from __future__ import annotations
 
+import functools
 import logging
 import random
 import time
@@ -24,7 +25,7 @@ from uproar.config import Config
 from uproar.events import CONTROL_TYPES, Event, PoisonedRecord
 from uproar.logs import event
 from uproar.state import RingEntry, State, StateLost
-from uproar.store import Store, StoreUnavailable
+from uproar.store import Reader, Store, StoreUnavailable
 
 logger = logging.getLogger(__name__)
 
@@ -185,7 +186,13 @@ class Feed:
             raise StateLost("the coordinator has not said yet where it stands")
         last, epoch = known
         past, position = _chained(self.state.ring(live.stream, 0), last)
-        rows = self.in_pool(self.store.newest, live.stream, self.config.gateway.backlog_max)
+        # Hidden ones too: their authors and moderators see them.
+        rows = self.in_pool(
+            functools.partial(self.store.newest, reader=Reader(moderator=True)),
+            live.stream,
+            self.config.gateway.backlog_max,
+        )
+        standing = self.in_pool(self.store.standing, live.stream)
         era = self._era(epoch)
         below = past[0].offset if past else position + 1
         backlog = [
@@ -194,7 +201,7 @@ class Feed:
             for row in reversed(rows)
             if row.era != era or row.event.offset < below
         ]
-        live.open(epoch, position, past, backlog)
+        live.open(epoch, position, past, backlog, standing)
 
     def _reopen(self, live: Live) -> None:
         """After a lost bus: subscribe again, then fill what was missed meanwhile."""

@@ -10,7 +10,8 @@ from collections import deque
 from typing import Final, NamedTuple
 
 from uproar.batch import Batch
-from uproar.events import CONTROL_TYPES, MASK_ALL, Comment, CommentDeleted, Event
+from uproar.events import CONTROL_TYPES, MASK_ALL, STANDING_TYPES, Comment, CommentDeleted, Event
+from uproar.standing import Standing
 
 INBOX_EVENTS: Final = 50_000  # live events that may wait for a hole to be filled
 
@@ -36,6 +37,7 @@ class Live:
         self.position = 0
         self.sent = 0
         self.ready = False
+        self.standing = Standing()  # as received: at most one tick ahead of what was sent
         self.pending: list[Event] = []  # received, for the next tick
         self.backlog: deque[Event] = deque(maxlen=1000)  # comments at and before `start`
         self.inbox: deque[Batch] = deque()
@@ -47,7 +49,14 @@ class Live:
 
     # -- in ---------------------------------------------------------------------------------------
 
-    def open(self, epoch: str, position: int, past: list[Event], backlog: list[Event]) -> None:
+    def open(
+        self,
+        epoch: str,
+        position: int,
+        past: list[Event],
+        backlog: list[Event],
+        standing: list[Event],
+    ) -> None:
         """Begin at a position, with the ring's events below it and older comments."""
         self.epoch = epoch
         self.position = self.sent = position
@@ -56,6 +65,11 @@ class Live:
         self.backlog.clear()
         self.backlog.extend(event for event in backlog if event.offset <= self.start)
         self._newest = (-1, [])
+        self.standing = Standing()
+        # What the store has of the ring's events comes twice, in the same order: no harm.
+        for event in [*standing, *past]:
+            if event.type in STANDING_TYPES:
+                self.standing.apply(event)
         self.ready = True
 
     def take(self, batch: Batch) -> bool:
@@ -104,6 +118,8 @@ class Live:
             if event.offset > self.position:
                 self.pending.append(event)
                 self._recent.append(event)
+                if event.type in STANDING_TYPES:
+                    self.standing.apply(event)
         self.position = max(self.position, batch.last)
         recent = self._recent
         while len(recent) > self._keep_events or (
@@ -113,7 +129,7 @@ class Live:
             self.start = old.offset
             self.backlog.append(old)
             if old.type != "COMMENT":
-                kept = [e for e in without_removed(list(self.backlog)) if e.type == "COMMENT"]
+                kept = comments_of(list(self.backlog))
                 self.backlog.clear()
                 self.backlog.extend(kept)
 
@@ -130,8 +146,7 @@ class Live:
         """Return the kept comments up to `sent`, oldest first, without what was removed."""
         if self._newest[0] != self.sent:
             recent = [event for event in self._recent if event.offset <= self.sent]
-            kept = without_removed([*self.backlog, *recent])
-            self._newest = (self.sent, [event for event in kept if event.type == "COMMENT"])
+            self._newest = (self.sent, comments_of([*self.backlog, *recent]))
         return self._newest[1]
 
     def since(self, offset: int) -> Past | None:
@@ -163,22 +178,42 @@ def without_removed(events: list[Event]) -> list[Event]:
     if not any(event.type in CONTROL_TYPES for event in events):
         return events
     deleted: set[bytes] = set()
+    restored: set[bytes] = set()
     users: set[str] = set()
     cleared = False
     kept = []
     for event in reversed(events):
         data = event.data
         if isinstance(data, CommentDeleted):
-            deleted.add(data.comment_id)
+            if data.comment_id not in restored:
+                deleted.add(data.comment_id)
+        elif event.type == "COMMENT_RESTORED":
+            if data.id not in deleted:
+                restored.add(data.id)
         elif event.type == "USER_REMOVED":
             users.add(data.user_id)
         elif event.type == "CLEARED":
             cleared = True
-        elif isinstance(data, Comment) and (cleared or data.id in deleted or data.user.id in users):
+        elif isinstance(data, Comment) and (
+            cleared or data.id in deleted or (data.user.id in users and data.id not in restored)
+        ):
             continue
         kept.append(event)
     kept.reverse()
     return kept
+
+
+def comments_of(events: list[Event]) -> list[Event]:
+    """Return the comments that are left of some events, an approved one at its approval."""
+    kept = without_removed(events)
+    approved = {event.data.id for event in kept if event.type == "COMMENT_APPROVED"}
+    comments = []
+    for event in kept:
+        if event.type == "COMMENT_APPROVED":
+            comments.append(event._replace(type="COMMENT"))
+        elif event.type == "COMMENT" and event.data.id not in approved:
+            comments.append(event)
+    return comments
 
 
 def fold(past: Past, comments: int) -> tuple[list[Event], int | None]:

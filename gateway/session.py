@@ -8,13 +8,14 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 from urllib.parse import parse_qs
 
-from gateway.audiences import RATES, AudienceKey
+from gateway.audiences import RATES, AudienceKey, sees
 from gateway.dialects import native
 from gateway.engine import Request
 from gateway.live import Live
 from uproar import codes
 from uproar.auth import AuthError, Claims
 from uproar.codes import CloseCode
+from uproar.events import Event
 
 STREAM_ID: Final = re.compile(r"[a-z0-9_-]{1,64}")
 STREAM_PATH: Final = re.compile(r"/stream/([^/]+)")
@@ -87,6 +88,14 @@ class Session:
             "none",
             self.wish.rate,
             "moderator" if self.moderates else "viewer",
+        )
+
+    def sees(self, event: Event) -> bool:
+        """Whether an event is for this session: what its audience gets, and own comments."""
+        if sees(self.key(), event):
+            return True
+        return (
+            event.type == "COMMENT" and self.claims is not None and event.actor == self.claims.sub
         )
 
     def counts_command(self, second: int, limit: int) -> bool:

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING
 import gevent
 from gevent.event import Event as Flag
 
-from gateway.audiences import Audiences, sees
+from gateway.audiences import AudienceKey, Audiences, sees
 from gateway.dialects import native
 from gateway.engine import Engine
 from gateway.live import Live
 from gateway.session import Session
-from uproar.events import Event
+from uproar.events import MASK_ALL, Event, Sanction
 from uproar.logs import event
 
 if TYPE_CHECKING:
@@ -42,6 +42,8 @@ class Ticker:
         self.engine = engine
         self.audiences = Audiences()
         self.arrivals: Arrivals
+        self.sessions_of: Callable[[str, str], list[Session]]  # of a stream and a user id
+        self.sanctioned: Callable[[str, Sanction], None]
         self.tick_s = tick_s
         self.length_s = tick_s  # what the tick has stretched to
         self.ticks = 0
@@ -97,17 +99,50 @@ class Ticker:
             return
         events, before = live.flush()
         if events:
+            authors = self._authors_of_hidden(live.stream, events)
             for key, number in self.audiences.of(live.stream):
-                seen = [found for found in events if sees(key, found)]
-                if not seen:
-                    continue
-                frame = self._frame(
-                    key.codec, objects_of(seen, moderator=key.visibility == "moderator")
-                )
-                for sid in self.engine.broadcast(number, frame):
-                    self.arrivals.lags(sid, before)
-                self.comments_sent += len(seen)
+                self._audience(key, number, events, before, authors)
+            for found in events:
+                if found.type == "SANCTION":
+                    self.sanctioned(live.stream, found.data)
         self.arrivals.bring_up(live)
+
+    def _audience(
+        self,
+        key: AudienceKey,
+        number: int,
+        events: list[Event],
+        before: int,
+        authors: list[Session],
+    ) -> None:
+        """Send a tick to an audience; to the authors of what it does not see, rendered for them."""
+        apart = [
+            session
+            for session in authors
+            if session.audience == key
+            and any(session.sees(found) and not sees(key, found) for found in events)
+        ]
+        seen = [found for found in events if sees(key, found)]
+        moderator = key.visibility == "moderator"
+        if seen:
+            frame = self._frame(key.codec, objects_of(seen, moderator=moderator))
+            skip = {session.sid for session in apart}
+            for sid in self.engine.broadcast(number, frame, skip):
+                self.arrivals.lags(sid, before)
+            self.comments_sent += len(seen)
+        for session in apart:
+            own = [found for found in events if session.sees(found)]
+            if not self.send_now(session, objects_of(own, moderator=moderator)):
+                self.arrivals.lags(session.sid, before)
+
+    def _authors_of_hidden(self, stream: str, events: list[Event]) -> list[Session]:
+        """The sessions here whose own comments of this tick some audience does not get."""
+        hidden = {
+            found.actor
+            for found in events
+            if found.type == "COMMENT" and (found.visibility or found.mask != MASK_ALL)
+        }
+        return [session for user in hidden for session in self.sessions_of(stream, user)]
 
     def send_now(self, session: Session, objects: list[native.Object]) -> bool:
         """Send one message to one session at once; False when its queue is full."""

@@ -19,7 +19,8 @@ from uproar import codes, ids
 from uproar.auth import Claims, Verifier
 from uproar.codes import CloseCode
 from uproar.config import Config
-from uproar.ipc import Answer, Draft, IngestLink
+from uproar.events import Sanction
+from uproar.ipc import Answer, Draft, IngestLink, Traits
 
 
 class Viewers:
@@ -44,6 +45,7 @@ class Viewers:
         self.viewer_count = viewer_count
         self.sessions: dict[int, Session] = {}
         self.by_stream: dict[str, set[int]] = {}
+        self._by_user: dict[tuple[str, str], set[int]] = {}
         self.names = SessionNames(gateway, secrets.token_hex(3))
         self.arrivals = Arrivals(config, feed, ticker, self.sessions, self._welcome, self.end)
         self._expiries: list[tuple[int, int]] = []  # heap: (unix s, sid)
@@ -82,6 +84,8 @@ class Viewers:
         session = Session(sid, self.names.next(), wish, claims, live)
         self.sessions[sid] = session
         self.by_stream.setdefault(wish.stream, set()).add(sid)
+        if claims is not None:
+            self._by_user.setdefault((wish.stream, claims.sub), set()).add(sid)
         if claims is not None and claims.expires is not None:
             heapq.heappush(self._expiries, (claims.expires, sid))
         self.arrivals.enter(session)
@@ -97,6 +101,11 @@ class Viewers:
         if session is None:
             return
         stream = session.live.stream
+        if session.claims is not None:
+            mine = self._by_user.get((stream, session.claims.sub), set())
+            mine.discard(what.sid)
+            if not mine:
+                self._by_user.pop((stream, session.claims.sub), None)
         members = self.by_stream.get(stream, set())
         members.discard(what.sid)
         self.arrivals.forget(what.sid, stream)
@@ -116,6 +125,16 @@ class Viewers:
             session = self.sessions.get(sid)
             if session is not None:
                 self.end(session, codes.UNAUTHORIZED, "the token has expired; get a new one")
+
+    def sessions_of(self, stream: str, user_id: str) -> list[Session]:
+        """Return a user's sessions on a stream."""
+        return [self.sessions[sid] for sid in self._by_user.get((stream, user_id), ())]
+
+    def sanctioned(self, stream: str, sanction: Sanction) -> None:
+        """Close the sessions of somebody who was banned; a timeout only stops the writing."""
+        if sanction.action == "ban":
+            for session in self.sessions_of(stream, sanction.user_id):
+                self.end(session, codes.FORBIDDEN, "you are banned from this stream")
 
     def watching(self) -> dict[str, int]:
         """Return how many sessions watch each stream; services work, they do not watch."""
@@ -144,6 +163,7 @@ class Viewers:
             per_minute = self._per_minute[claims.role] or None
             if per_minute is not None:
                 remaining = max(0, per_minute - live.used(claims.sub, now - 60_000))
+        pinned = live.standing.pinned_at(now)
         return {
             "type": "WELCOME",
             "stream": live.stream,
@@ -151,11 +171,11 @@ class Viewers:
             "offset": wish.offset if recovered else live.sent,
             "session": session.name,
             "user": user,
-            "mode": {},
-            "pinned": None,
+            "mode": live.standing.mode,
+            "pinned": native.pinned_object(pinned) if pinned is not None else None,
             "viewers": self.viewer_count(live.stream),
             "reactions": {},
-            "sampling": None,
+            "sampling": live.standing.ratio if live.standing.ratio < 1 else None,
             "limits": {
                 "max_chars": self.config.limits.max_chars,
                 "per_minute": per_minute,
@@ -228,7 +248,14 @@ class Viewers:
                 self.ticker.private(session, ack_object(nonce, answer))
 
         self.link.submit(
-            "COMMENT", session.live.stream, draft.user.id, claims.role, nonce, draft, done
+            "COMMENT",
+            session.live.stream,
+            draft.user.id,
+            claims.role,
+            nonce,
+            draft,
+            done,
+            traits_of(claims),
         )
 
     def _reject(
@@ -261,6 +288,11 @@ def draft_of(command: CommentCommand, claims: Claims) -> Draft | tuple[str, str]
             return "bad_request", "reply_to is no comment id"
     user = command.user.user() if command.user is not None else claims.user()
     return Draft(user, command.text, reply_to, command.ts)
+
+
+def traits_of(claims: Claims) -> Traits:
+    """Return what modes ask of a token."""
+    return Traits(claims.follows_since, claims.subscriber, claims.created_at)
 
 
 def ack_object(nonce: str, answer: Answer) -> native.Object:

@@ -52,6 +52,13 @@ REJECTIONS: Final = {
     "not_allowed": 403,
     "unavailable": 503,
     "bad_request": 400,
+    "slow_mode": 429,
+    "banned": 403,
+    "timed_out": 403,
+    "frozen": 403,
+    "duplicate": 409,
+    "denied": 403,
+    "conflict": 409,
 }
 
 

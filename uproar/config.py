@@ -14,6 +14,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta
@@ -57,6 +58,15 @@ class Auth(_Section):
     guest_ttl_s: Seconds = 43_200.0  # as long as the longest streams
     guests_per_minute: Positive = 60  # guest tokens per address: a classroom behind one NAT
     leeway_s: Annotated[float, Meta(ge=0, le=300)] = 5.0  # clock skew between issuer and us
+    # The platform's public keys, beside the signing key: docs/tokens.md.
+    keys: Annotated[list[str], Meta(max_length=16)] = []  # PEM files; the name is the `kid`
+    jwks_url: str = ""  # its key set, http(s), fetched in the background
+    jwks_file: str = ""  # or in a file
+    jwks_refresh_s: Seconds = 300.0  # how soon a withdrawn key is no longer taken
+    jwks_cooldown_s: Seconds = 30.0  # between readings that unknown keys or failures cause
+    jwks_timeout_s: Seconds = 5.0  # a whole answer
+    issuer: str = ""  # the claim `iss` of the platform's tokens; empty: any
+    audience: str = ""  # and `aud`; empty: only tokens without one
 
 
 class Streams(_Section):
@@ -119,6 +129,15 @@ class Ingest(_Section):
     ack_deadline_s: Seconds = 5.0  # after this a submission is answered `unavailable`
 
 
+class Sampling(_Section):
+    """When a stream is too fast to be read, a share of its comments is shown. History has all."""
+
+    threshold: Natural = 5000  # comments/s of a stream above which sampling begins; 0: never
+    ratio: Annotated[float, Meta(gt=0, le=1)] = 0.2  # the share shown
+    release: Annotated[float, Meta(gt=0, le=1)] = 0.6  # of the threshold: below it is calm
+    calm_s: Seconds = 10.0  # for so long: sampling ends
+
+
 class Gateway(_Section):
     """The process that holds viewers."""
 
@@ -164,6 +183,8 @@ class Config(_Section):
     limits: Limits = msgspec.field(default_factory=Limits)
     log: Log = msgspec.field(default_factory=Log)
     state: State = msgspec.field(default_factory=State)
+    sampling: Sampling = msgspec.field(default_factory=Sampling)
+    emotes: dict[str, str] = msgspec.field(default_factory=dict)  # word → image URL
     ingest: Ingest = msgspec.field(default_factory=Ingest)
     gateway: Gateway = msgspec.field(default_factory=Gateway)
     moderation: Moderation = msgspec.field(default_factory=Moderation)
@@ -173,6 +194,11 @@ class Config(_Section):
     def data_dir(self) -> Path:
         """The data directory, absolute."""
         return Path(self.data).expanduser().resolve()
+
+    @property
+    def jwks_path(self) -> Path:
+        """Where the last good keys of `auth.jwks_url` survive a restart."""
+        return self.data_dir / "jwks.json"
 
     @property
     def key_path(self) -> Path:
@@ -244,7 +270,7 @@ def dump(config: Config) -> str:
     lines = [f"data = {_toml(tree.pop('data'))}"]
     for section, values in tree.items():
         lines += ["", f"[{section}]"]
-        lines += [f"{key} = {_toml(value)}" for key, value in values.items()]
+        lines += [f"{_key(key)} = {_toml(value)}" for key, value in values.items()]
     return "\n".join(lines) + "\n"
 
 
@@ -256,10 +282,24 @@ def _check(config: Config) -> None:
         )
     if config.gateway.backlog_default > config.gateway.backlog_max:
         raise ConfigError("gateway.backlog_default: above gateway.backlog_max; raise the latter")
+    _check_url(config.auth.jwks_url, "auth.jwks_url")
     if config.server.port and config.server.port == config.server.admin_port:
         raise ConfigError(
             f"server.admin_port: {config.server.port} is taken by server.port; choose another"
         )
+
+
+def _check_url(url: str, path: str) -> None:
+    """Refuse what is neither empty nor an http(s) URL of a host, without a name and password."""
+    if not url:
+        return
+    try:
+        parts = urlsplit(url)
+        sound = url.startswith(("http://", "https://")) and parts.hostname and parts.port != 0
+    except ValueError:
+        sound = False
+    if not sound or "@" in parts.netloc or not (url.isascii() and url.isprintable()) or " " in url:
+        raise ConfigError(f"{path}: write https://HOST[:PORT]/PATH (http:// for a server nearby)")
 
 
 def _put(tree: dict[str, Any], path: list[str], value: Any, source: str) -> None:
@@ -291,6 +331,11 @@ def _sentence(message: str) -> str:
     return f"{path or 'configuration'}: {text[0].lower()}{text[1:]}"
 
 
+def _key(key: str) -> str:
+    bare = key.isascii() and key.replace("-", "").replace("_", "").isalnum()
+    return key if bare else _toml(key)
+
+
 def _toml(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
@@ -299,5 +344,5 @@ def _toml(value: Any) -> str:
     if isinstance(value, list):
         return "[" + ", ".join(_toml(item) for item in value) + "]"
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{_toml(k)} = {_toml(v)}" for k, v in value.items()) + "}"
+        return "{" + ", ".join(f"{_key(k)} = {_toml(v)}" for k, v in value.items()) + "}"
     return repr(value)

@@ -41,7 +41,9 @@ Millis: TypeAlias = Annotated[int, Meta(ge=0, lt=1 << 53)]
 CommentId: TypeAlias = Annotated[bytes, Meta(min_length=16, max_length=16)]
 
 
-class User(msgspec.Struct, array_like=True, frozen=True, omit_defaults=True):
+# gc=False on what there is one of per comment: frozen, so never part of a cycle, and a collector
+# that had to look at the last minutes' of them took 8 % of a busy gateway.
+class User(msgspec.Struct, array_like=True, frozen=True, omit_defaults=True, gc=False):
     """An author as shown to others."""
 
     id: str
@@ -51,7 +53,7 @@ class User(msgspec.Struct, array_like=True, frozen=True, omit_defaults=True):
     badges: tuple[str, ...] | None = None
 
 
-class Comment(msgspec.Struct, array_like=True, frozen=True, omit_defaults=True):
+class Comment(msgspec.Struct, array_like=True, frozen=True, omit_defaults=True, gc=False):
     """Data of COMMENT, COMMENT_RESTORED and COMMENT_APPROVED. `ts` is unix ms."""
 
     id: CommentId
@@ -227,7 +229,7 @@ STANDING_TYPES: Final = frozenset(
 )
 
 
-class Record(msgspec.Struct, array_like=True, frozen=True):
+class Record(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """One event as the log holds it. (stream, type family, actor, nonce) makes it idempotent."""
 
     version: int

@@ -2,9 +2,9 @@
 
 A frame is u32 length of the body, u32 number, u32 CRC-32 of the body, then the body: a msgpack
 array of submissions (to ingest) or answers (from it). Every submission gets exactly one answer,
-found by its `ref`; the link bounds how many wait, sends those without an answer again after a reconnect
-(their nonces make that harmless), and answers `unavailable` itself when the deadline passes or
-ingest is away. Nothing hangs.
+found by its `ref`; the link bounds how many wait, sends those without an answer again after a
+reconnect (their nonces make that harmless), and answers `unavailable` itself when the deadline
+passes or ingest is away. Nothing hangs.
 """
 
 from __future__ import annotations
@@ -41,6 +41,14 @@ class Draft(msgspec.Struct, array_like=True, frozen=True):
     ts: int | None = None
 
 
+class Traits(msgspec.Struct, array_like=True, frozen=True):
+    """What a token says of its holder that modes ask for (unix seconds)."""
+
+    follows_since: int | None = None
+    subscriber: bool = False
+    created_at: int | None = None
+
+
 class Submission(msgspec.Struct, array_like=True, frozen=True):
     """One event that somebody wants in the log; `data` is a Draft for COMMENT, else its data."""
 
@@ -51,6 +59,7 @@ class Submission(msgspec.Struct, array_like=True, frozen=True):
     role: str
     nonce: str
     data: msgspec.Raw
+    traits: Traits | None = None
 
 
 class Answer(msgspec.Struct, array_like=True, frozen=True):
@@ -185,6 +194,7 @@ class IngestLink:
         nonce: str,
         data: Any,
         done: Callable[[Answer], None],
+        traits: Traits | None = None,
     ) -> None:
         """Hand one event over; `done` gets the answer."""
         with self._lock:
@@ -195,7 +205,14 @@ class IngestLink:
             else:
                 self._ref += 1
                 submission = Submission(
-                    self._ref, type_, stream, actor, role, nonce, msgspec.Raw(encode_data(data))
+                    self._ref,
+                    type_,
+                    stream,
+                    actor,
+                    role,
+                    nonce,
+                    msgspec.Raw(encode_data(data)),
+                    traits,
                 )
                 deadline = time.monotonic() + self._deadline_s
                 self._waiting[self._ref] = _Waiting(submission, done, deadline)

@@ -1,44 +1,66 @@
 """Admission: which submission becomes a record, and what its sender is told. Sans-I/O.
 
 Comes in: submissions with the time, and batches read back from the log. Goes out: records to
-append, and answers. All it knows of the past (nonces, rates) it has from reading the log, so a new
-incarnation that has read back a few minutes decides as the last one would have.
+append, and answers. All it knows of the past (nonces, rates, what stands) it has from reading the
+log, and from the store for what is older; so a new incarnation that has read back a few minutes
+decides as the last one would have.
 """
 
 from __future__ import annotations
 
 import logging
+import secrets
 import unicodedata
 from collections import deque
+from collections.abc import Callable, Collection
 from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from uproar import ids
+from uproar import mode as modes
 from uproar.auth import printable
-from uproar.config import Limits
+from uproar.config import Limits, Sampling
+from uproar.emotes import ranges
 from uproar.events import (
     DATA_OF,
+    MODERATING_ROLES,
     ROLES,
+    SHOWN,
+    STANDING_TYPES,
     Comment,
+    CommentDeleted,
+    Data,
     Event,
+    Flagged,
+    HeldResolved,
     PoisonedRecord,
     Record,
+    Unpinned,
+    UserRemoved,
+    Visibility,
     decode_record,
     encode_record,
     to_event,
 )
-from uproar.idempotency import Deduplicator, key_of, key_of_record
+from uproar.events import Sampling as SamplingEvent
+from uproar.idempotency import READ_BACK_MS, Deduplicator, key_of, key_of_record
 from uproar.ipc import Answer, Draft, Submission, unavailable
 from uproar.log import LogBatch
 from uproar.logs import event
+from uproar.standing import standing_of
+from uproar.store import StoreUnavailable
+from workers.rates import Rates, Who
+from workers.room import Refusal, Room
 
 logger = logging.getLogger(__name__)
 
-MINUTE_MS: Final = 60_000
-# Letters and symbols that show as nothing: fillers of Hangul, the empty Braille pattern.
-BLANKS: Final = frozenset("\u115f\u1160\u3164\uffa0\u2800")
+SWEEP_MS: Final = 10_000
+BLANKS: Final = "\u115f\u1160\u2800\u3164\uffa0"  # Hangul fillers and the empty Braille cell
+# For moderators' eyes: the audit list, and what waits for them.
+MODERATORS_ONLY: Final = frozenset({"SANCTION", "FLAGGED", "HELD", "HELD_RESOLVED", "TERMS"})
 _decode_draft = msgspec.msgpack.Decoder(Draft).decode
+_decoders = {name: msgspec.msgpack.Decoder(shape).decode for name, shape in DATA_OF.items()}
 
 
 class Place(NamedTuple):
@@ -49,72 +71,50 @@ class Place(NamedTuple):
     shown: int
 
 
-class Refusal(NamedTuple):
-    """Why a submission does not become a record."""
-
-    code: str
-    message: str
-    retry_after_ms: int | None = None
-
-
 class _Pending:
-    """A record on its way through the log, and who waits for it: (link, ref, rate key or None)."""
+    """A record on its way through the log, and who waits for it: (link, ref, role)."""
 
     __slots__ = ("deadline_ms", "rate", "waiters")
 
-    def __init__(self, deadline_ms: int, rate: tuple[str, str] | None) -> None:
+    def __init__(self, deadline_ms: int, rate: Who | None) -> None:
         self.deadline_ms = deadline_ms
         self.rate = rate
         self.waiters: list[tuple[Any, int, str]] = []
 
 
-class Rates:
-    """Comments of the last minute per (stream, user), from the log, and those on their way."""
-
-    def __init__(self) -> None:
-        self._landed: dict[tuple[str, str], deque[int]] = {}
-        self._coming: dict[tuple[str, str], int] = {}
-
-    def used(self, key: tuple[str, str], now: int) -> tuple[int, int]:
-        """Return (comments that count against the limit now, ms until the oldest leaves)."""
-        landed = self._landed.get(key)
-        while landed and landed[0] <= now - MINUTE_MS:
-            landed.popleft()
-        count = len(landed) if landed else 0
-        reset = landed[0] + MINUTE_MS - now if landed else MINUTE_MS
-        return count + self._coming.get(key, 0), reset
-
-    def coming(self, key: tuple[str, str], change: int) -> None:
-        """Count a comment that is on its way (+1), or no more (-1)."""
-        count = self._coming.get(key, 0) + change
-        if count > 0:
-            self._coming[key] = count
-        else:
-            self._coming.pop(key, None)
-
-    def landed(self, key: tuple[str, str], ts: int) -> None:
-        """Count a comment that stands in the log."""
-        self._landed.setdefault(key, deque()).append(ts)
-
-    def sweep(self, now: int) -> None:
-        """Forget who has not written for a minute."""
-        gone = [k for k, times in self._landed.items() if not times or times[-1] <= now - MINUTE_MS]
-        for key in gone:
-            del self._landed[key]
-
-
 class Admission:
-    """The decisions of one ingest incarnation for one partition."""
+    """The decisions of one ingest incarnation for one partition.
 
-    def __init__(self, limits: Limits, *, ack_deadline_ms: int, pending_max: int) -> None:
+    `load(stream)` returns the store's standing events of a stream, or raises StoreUnavailable;
+    `flags(text)` says whether moderation would flag a text, for streams that hold those.
+    """
+
+    def __init__(
+        self,
+        limits: Limits,
+        *,
+        ack_deadline_ms: int,
+        pending_max: int,
+        sampling: Sampling | None = None,
+        emotes: Collection[str] = (),
+        load: Callable[[str], list[Event]] = lambda stream: [],
+        flags: Callable[[str], bool] = lambda text: False,
+    ) -> None:
         self._limits = limits
         self._per_minute: dict[str, int] = msgspec.to_builtins(limits.per_minute)
         self._ack_deadline_ms = ack_deadline_ms
         self._pending_max = pending_max
+        self._sampling = sampling or Sampling()
+        self._sampling_key = secrets.token_bytes(16)
+        self._emotes = emotes
+        self._load = load
+        self._flags = flags
         self._ids = ids.IdMaker()
         self._ts = 0
         self._seen: Deduplicator[Place] = Deduplicator()
         self._rates = Rates()
+        self._rooms: dict[str, Room] = {}
+        self._controls: dict[str, list[Event]] = {}  # since this incarnation began to read
         self._pending: dict[bytes, _Pending] = {}
         self._outbox: deque[bytes] = deque()
         self._swept = 0
@@ -125,6 +125,8 @@ class Admission:
     def pending(self) -> int:
         """How many records are on their way through the log."""
         return len(self._pending)
+
+    # -- submissions ------------------------------------------------------------------------------
 
     def submit(self, link: Any, submission: Submission, now: int) -> Answer | None:
         """Return the answer when it is known at once, else None: it comes out of `landed`."""
@@ -147,8 +149,10 @@ class Admission:
                     message=admitted.message,
                     retry_after_ms=admitted.retry_after_ms,
                 )
-            self._outbox.append(admitted)
+            self._outbox += admitted
             pending = self._pending[key] = _Pending(now + self._ack_deadline_ms, rate)
+            if submission.type == "COMMENT":
+                self._rates.wrote((stream, submission.actor), now)
             if rate:
                 self._rates.coming(rate, 1)
         pending.waiters.append((link, submission.ref, role))
@@ -158,24 +162,6 @@ class Admission:
         """Return up to `count` records to append, in order, and the ts of the newest."""
         records = [self._outbox.popleft() for _ in range(min(count, len(self._outbox)))]
         return records, self._ts
-
-    def landed(self, batch: LogBatch, now: int) -> list[tuple[Any, Answer]]:
-        """Take in what the log holds; return the answers that it settles, as (link, answer)."""
-        answers: list[tuple[Any, Answer]] = []
-        for offset, raw in enumerate(batch.records, batch.first):
-            try:
-                record = decode_record(raw)
-                found = to_event(offset, record)
-            except PoisonedRecord as error:
-                self.poisoned += 1
-                event(
-                    logger, "record_poisoned", level=logging.WARNING,
-                    offset=offset, size=len(raw), head=raw[:48].hex(), why=str(error),
-                )  # fmt: skip
-                continue
-            answers += self._land(record, found, now)
-        self.position = batch.last
-        return answers
 
     def expire(self, now: int, *, everything: bool = False) -> list[tuple[Any, Answer]]:
         """Answer `unavailable` to those who have waited too long; forget what is old.
@@ -198,22 +184,154 @@ class Admission:
                 answers.append(
                     (link, unavailable(ref, "the log did not take it in time; send it again"))
                 )
-        if now - self._swept > MINUTE_MS:
+        if now - self._swept > SWEEP_MS:
             self._swept = now
-            self._rates.sweep(now)
+            self._rates.sweep(now, READ_BACK_MS)
+        for stream, room in self._rooms.items():
+            if late:
+                room.resolving.clear()  # a decision that did not land may be made again
+            self._resample(stream, room, room.sampler.idle(now), now)
+        return answers
+
+    def _admit(
+        self, submission: Submission, nonce: str, rate: Who | None, now: int
+    ) -> list[bytes] | Refusal:
+        """Return the records to append, the acknowledged one first, or why there is none."""
+        if max(len(self._pending), len(self._outbox)) >= self._pending_max:
+            return Refusal("unavailable", "too much is waiting for the log; send it again", 1000)
+        room = self._room(submission.stream)
+        if room is None:
+            return Refusal("unavailable", "the store does not answer; send it again", 1000)
+        try:
+            if submission.type == "COMMENT":
+                return self._admit_comment(room, submission, nonce, rate, now)
+            decode = _decoders.get(submission.type)
+            if decode is None:
+                return Refusal("bad_request", f"unknown event type {submission.type[:40]!r}")
+            return self._admit_event(room, submission, nonce, decode(submission.data), now)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            return Refusal("bad_request", f"malformed {submission.type}: {error}")
+
+    def _admit_comment(
+        self, room: Room, submission: Submission, nonce: str, rate: Who | None, now: int
+    ) -> list[bytes] | Refusal:
+        draft = _decode_draft(submission.data)
+        stream, author = submission.stream, (submission.stream, submission.actor)
+        refusal = check_text(draft.text, self._limits) or check_author(draft)
+        refusal = refusal or room.refuses(
+            submission, draft, self._rates.last(author), now, self._emotes
+        )
+        if refusal:
+            return refusal
+        if rate:
+            used, _ = self._rates.used(rate, now)
+            allowed = self._per_minute[submission.role]
+            if used >= allowed:
+                wait = self._rates.wait(rate, now, used - allowed)
+                return Refusal("rate_limited", f"at most {allowed} comments a minute", wait)
+        self._resample(stream, room, room.sampler.offered(now), now)
+        self._ts, comment_id = self._ids.make(max(now, self._ts))
+        ts = self._ts
+        comment = Comment(
+            comment_id,
+            draft.user,
+            draft.text,
+            ts if draft.ts is None else draft.ts,
+            draft.reply_to,
+            ranges(draft.text, self._emotes),
+        )
+        holds_flagged = room.standing.mode.get("hold") == "flagged"
+        visibility = room.visibility(submission, flagged=holds_flagged and self._flags(draft.text))
+        privileged = draft.user.role in MODERATING_ROLES
+        mask = room.sampler.mask(comment_id, ts, privileged=privileged)
+        records = [
+            encode_record(
+                "COMMENT", stream, ts, submission.actor, nonce, comment,
+                mask=mask, visibility=visibility,
+            )
+        ]  # fmt: skip
+        if visibility is Visibility.HELD:
+            held = Flagged(comment, rule="flagged" if holds_flagged else "hold")
+            records.append(self._follow(stream, "HELD", submission.actor, nonce, held))
+        return records
+
+    def _admit_event(
+        self, room: Room, submission: Submission, nonce: str, data: Any, now: int
+    ) -> list[bytes] | Refusal:
+        """An event that is no comment, with what follows from it."""
+        type_, stream, actor = submission.type, submission.stream, submission.actor
+        standing = room.standing
+        follows: list[tuple[str, Data]] = []
+        if type_ == "MODE":
+            try:
+                modes.checked(data.changes)
+            except modes.ModeError as error:
+                return Refusal("bad_request", str(error))
+        elif type_ == "SANCTION" and data.action in ("timeout", "ban"):
+            follows.append(("USER_REMOVED", UserRemoved(data.user_id, data.until)))
+        elif type_ == "HELD_RESOLVED":
+            held = standing.held.get(data.comment_id)
+            if held is None or data.comment_id in room.resolving:
+                return Refusal("conflict", "this comment does not wait for a decision (any more)")
+            room.resolving.add(data.comment_id)
+            follows.append(_resolved(data, held))
+        elif type_ == "COMMENT_DELETED":
+            pinned = standing.pinned
+            if pinned is not None and pinned.comment.id == data.comment_id:
+                follows.append(("COMMENT_UNPINNED", Unpinned(data.comment_id, actor)))
+            if data.comment_id in standing.held:
+                follows.append(("HELD_RESOLVED", HeldResolved(data.comment_id, "deny", actor)))
+        self._ts = max(now, self._ts)
+        only = type_ in MODERATORS_ONLY
+        visibility = Visibility.MODERATORS if only else Visibility.ALL
+        first = encode_record(type_, stream, self._ts, actor, nonce, data, visibility=visibility)
+        return [first, *(self._follow(stream, name, actor, nonce, what) for name, what in follows)]
+
+    def _follow(self, stream: str, type_: str, actor: str, nonce: str, data: Data) -> bytes:
+        """A record that follows from another: its nonce is the cause's, so it repeats with it."""
+        only = type_ in MODERATORS_ONLY
+        visibility = Visibility.MODERATORS if only else Visibility.ALL
+        return encode_record(type_, stream, self._ts, actor, nonce, data, visibility=visibility)
+
+    def _resample(self, stream: str, room: Room, ratio: float | None, now: int) -> None:
+        """Log a new sampling ratio; it holds for what is admitted from here on."""
+        if ratio is None:
+            return
+        room.sampler.ratio = ratio
+        self._ts = max(now, self._ts)
+        data = SamplingEvent(ratio, room.sampler.rate)
+        nonce = f"sampling:{self._ts}"
+        self._outbox.append(encode_record("SAMPLING", stream, self._ts, "ingest", nonce, data))
+
+    # -- the log ----------------------------------------------------------------------------------
+
+    def landed(self, batch: LogBatch, now: int) -> list[tuple[Any, Answer]]:
+        """Take in what the log holds; return the answers that it settles, as (link, answer)."""
+        answers: list[tuple[Any, Answer]] = []
+        for offset, raw in enumerate(batch.records, batch.first):
+            try:
+                record = decode_record(raw)
+                found = to_event(offset, record)
+            except PoisonedRecord as error:
+                self.poisoned += 1
+                event(
+                    logger, "record_poisoned", level=logging.WARNING,
+                    offset=offset, size=len(raw), head=raw[:48].hex(), why=str(error),
+                )  # fmt: skip
+                continue
+            answers += self._land(record, found, now)
+        self.position = batch.last
         return answers
 
     def _land(self, record: Record, found: Event, now: int) -> list[tuple[Any, Answer]]:
         key = key_of_record(record)
-        comment = isinstance(found.data, Comment)
-        shown = 2 if record.visibility == 1 else 0 if record.mask & 1 else 1
-        place = Place(found.offset, found.data.id if comment else b"", shown)
+        comment = record.type == "COMMENT"
+        place = Place(found.offset, found.data.id if comment else b"", _shown(record))
         first = self._seen.admit(key, record.ts, place)
         self._ts = max(self._ts, record.ts)
         if first is None:
-            if comment and record.nonce.startswith(":"):
-                self._rates.landed((record.stream, record.actor), record.ts)
             first = place
+            self._count(record, found)
         pending = self._pending.pop(key, None)
         if pending is None:
             return []
@@ -224,9 +342,41 @@ class Admission:
             for link, ref, role in pending.waiters
         ]
 
-    def _accepted(
-        self, ref: int, place: Place, rate: tuple[str, str] | None, role: str, now: int
-    ) -> Answer:
+    def _count(self, record: Record, found: Event) -> None:
+        """Let a record that counts take effect on what is decided next."""
+        stream = record.stream
+        room = self._rooms.get(stream)
+        if record.type == "COMMENT":
+            if record.nonce.startswith(":"):
+                self._rates.landed((stream, record.actor), record.ts)
+            if room is not None:
+                room.wrote(found.data.text, record.ts)
+        elif record.type in STANDING_TYPES:
+            if room is None:
+                self._controls.setdefault(stream, []).append(found)
+                return
+            room.standing.apply(found)
+            room.sampler.ratio = room.standing.ratio
+            if record.type == "HELD_RESOLVED":
+                room.resolving.discard(found.data.comment_id)
+
+    def _room(self, stream: str) -> Room | None:
+        """Return a stream's room, loading what stands at its first event; None without a store."""
+        room = self._rooms.get(stream)
+        if room is None:
+            try:
+                stored = self._load(stream)
+            except StoreUnavailable as error:
+                event(
+                    logger, "standing_not_loaded", level=logging.WARNING,
+                    stream=stream, why=str(error),
+                )  # fmt: skip
+                return None
+            standing = standing_of(stored + self._controls.pop(stream, []))
+            room = self._rooms[stream] = Room(standing, self._sampling, self._sampling_key)
+        return room
+
+    def _accepted(self, ref: int, place: Place, rate: Who | None, role: str, now: int) -> Answer:
         remaining = reset = None
         if rate:
             used, reset = self._rates.used(rate, now)
@@ -235,58 +385,37 @@ class Admission:
             ref, "", place.id, place.offset, place.shown, remaining=remaining, reset_ms=reset
         )
 
-    def _rate_key(self, submission: Submission) -> tuple[str, str] | None:
+    def _rate_key(self, submission: Submission) -> Who | None:
         if submission.type != "COMMENT" or not self._per_minute.get(submission.role, 0):
             return None
         return submission.stream, submission.actor
 
-    def _admit(
-        self, submission: Submission, nonce: str, rate: tuple[str, str] | None, now: int
-    ) -> bytes | Refusal:
-        """Return the record to append, or why there is none."""
-        if max(len(self._pending), len(self._outbox)) >= self._pending_max:
-            return Refusal("unavailable", "too much is waiting for the log; send it again", 1000)
-        try:
-            if submission.type != "COMMENT":
-                return self._admit_event(submission, nonce, now)
-            draft = _decode_draft(submission.data)
-        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-            return Refusal("bad_request", f"malformed {submission.type}: {error}")
-        refusal = check_text(draft.text, self._limits) or check_author(draft)
-        if refusal:
-            return refusal
-        if rate:
-            used, reset = self._rates.used(rate, now)
-            allowed = self._per_minute[submission.role]
-            if used >= allowed:
-                return Refusal("rate_limited", f"at most {allowed} comments a minute", reset)
-        self._ts, comment_id = self._ids.make(max(now, self._ts))
-        ts = self._ts
-        shown_ts = ts if draft.ts is None else draft.ts
-        comment = Comment(comment_id, draft.user, draft.text, shown_ts, draft.reply_to)
-        return encode_record("COMMENT", submission.stream, ts, submission.actor, nonce, comment)
 
-    def _admit_event(self, submission: Submission, nonce: str, now: int) -> bytes | Refusal:
-        if submission.type not in DATA_OF:
-            return Refusal("bad_request", f"unknown event type {submission.type[:40]!r}")
-        data: Any = msgspec.msgpack.decode(submission.data, type=DATA_OF[submission.type])
-        self._ts = max(now, self._ts)
-        return encode_record(
-            submission.type, submission.stream, self._ts, submission.actor, nonce, data
-        )
+def _shown(record: Record) -> int:
+    """What the author is told: 0 all, 1 sampled, 2 held. A shadow is told what anyone would be."""
+    if record.visibility == Visibility.HELD:
+        return 2
+    return 0 if record.mask & SHOWN else 1
+
+
+def _resolved(decision: HeldResolved, held: Flagged) -> tuple[str, Data]:
+    if decision.action == "approve":
+        return "COMMENT_APPROVED", held.comment
+    return "COMMENT_DELETED", CommentDeleted(decision.comment_id, decision.by, "denied")
 
 
 def check_text(text: str, limits: Limits) -> Refusal | None:
     """Return why a text is refused, None when it is fine (code points and UTF-8 bytes)."""
     if len(text) > limits.max_chars:
         return Refusal("too_long", f"{len(text)} characters; the limit is {limits.max_chars}")
-    if not _clean(text):
+    if not text.isprintable() and not printable(text):
         return Refusal("bad_request", "control characters and lone surrogates are refused")
     size = len(text.encode())
     if size > limits.max_bytes:
         return Refusal("too_long", f"{size} bytes; the limit is {limits.max_bytes}")
-    # Invisible: separators (Z*), format characters and the like (C*), and marks without a base.
-    if all(c in BLANKS or unicodedata.category(c)[0] in "ZCM" for c in text):
+    # Invisible: separators (Z*), format characters and the like (C*), marks without a base, and
+    # the fillers that Unicode counts as letters or symbols.
+    if not any(unicodedata.category(c)[0] not in "ZCM" and c not in BLANKS for c in text):
         return Refusal("empty", "there is nothing visible in this comment")
     return None
 
@@ -295,17 +424,15 @@ def check_author(draft: Draft) -> Refusal | None:
     """Return why an author (as a service may name one) is refused."""
     user = draft.user
     for field, value in (("id", user.id), ("name", user.name)):
-        if not 1 <= len(value) <= 64 or not _clean(value):
+        if not 1 <= len(value) <= 64 or not printable(value):
             return Refusal("bad_request", f"user.{field} must be 1 to 64 characters, no controls")
     if user.role not in ROLES:
         return Refusal("bad_request", f"user.role must be one of {', '.join(ROLES)}")
-    if user.color is not None and (len(user.color) > 32 or not _clean(user.color)):
+    if user.color is not None and (len(user.color) > 32 or not printable(user.color)):
         return Refusal("bad_request", "user.color must be at most 32 characters, no controls")
     if draft.ts is not None and not 0 <= draft.ts < 1 << 53:
         return Refusal("bad_request", "ts must be unix milliseconds")
     return None
 
 
-def _clean(text: str) -> bool:
-    """Whether a text has no controls and lone surrogates; `isprintable` says yes to most in C."""
-    return text.isprintable() or printable(text)
+__all__ = ["Admission", "Place", "Refusal", "check_author", "check_text"]

@@ -20,11 +20,14 @@ from pathlib import Path
 import msgspec
 
 from uproar import status
+from uproar.events import Event
 from uproar.idempotency import READ_BACK_MS
 from uproar.ipc import Answer, FrameReader, LinkError, decode_submissions, encode_body, encode_frame
 from uproar.log import GROUPS, Log, LogBatch, LogFull, LogUnavailable
 from uproar.log.valkey import ValkeyLog
 from uproar.logs import event
+from uproar.store import StoreUnavailable
+from uproar.store.sqlite import SqliteStore
 from workers.admission import Admission
 from workers.process import Process
 
@@ -64,10 +67,14 @@ class Ingest:
         self.stop = process.stop
         self.config = config
         self.log: Log = ValkeyLog(config)
+        self.store = SqliteStore(config.data_dir / "store.db")
         self.admission = Admission(
             config.limits,
             ack_deadline_ms=int(config.ingest.ack_deadline_s * 1000),
             pending_max=config.ingest.pending,
+            sampling=config.sampling,
+            emotes=config.emotes.keys(),
+            load=self.load,
         )
         self.selector = selectors.DefaultSelector()
         self.links: dict[int, Link] = {}
@@ -80,12 +87,24 @@ class Ingest:
         self.log_error = ""
         self.log_full = False
 
+    def load(self, stream: str) -> list[Event]:
+        """Return what the archive has stored of what stands in a stream."""
+        return self.store.standing(stream)
+
+    def _archived(self) -> int:
+        """Up to where the store knows what stands; from there on it is read from the log."""
+        try:
+            return self.store.position(self.log.epoch(PARTITION))
+        except StoreUnavailable:
+            return 0
+
     def catch_up(self) -> None:
         """Read back what decides about the next submission: the last minutes of the log."""
         while not self.stop.is_set():
             try:
                 end, ts = self.log.end(PARTITION)
                 at = self.log.before_ts(PARTITION, ts - READ_BACK_MS) if end else 0
+                at = min(at, self._archived())
                 self.admission.position = at
                 while at < end and not self.stop.is_set():
                     batches = self.log.read(PARTITION, at, 0.0, READ_RECORDS)

@@ -75,11 +75,13 @@ def event_object(event: Event, *, moderator: bool = False) -> Object:
     if event.type == "GAP":
         data = event.data
         return {"type": "GAP", "from": data["from"], "to": data["to"], "reason": data["reason"]}
+    if event.type == "SAMPLING":  # ephemeral to viewers: the latest wins
+        return {"type": "BANNER", **banner_fields(event.data)}
     form = _OBJECTS.get(event.type)
     if form is None:
         raise ValueError(f"no form for {event.type}")
     fields = {key: value for key, value in form(event.data).items() if value is not None}
-    return {"type": _NAMES.get(event.type, event.type), "offset": event.offset, **fields}
+    return {"type": event.type, "offset": event.offset, **fields}
 
 
 def pinned_object(pinned: Pinned) -> Object:
@@ -126,7 +128,6 @@ _OBJECTS: Final[dict[str, Callable[[Any], Object]]] = {
     "COMMENT_PINNED": pinned_object,
     "COMMENT_UNPINNED": lambda data: {"comment_id": ids.to_text(data.comment_id)},
     "MODE": lambda data: dict(data.changes),
-    "SAMPLING": banner_fields,
     "STREAM_STARTED": lambda data: {"title": data.title},
     "STREAM_ENDED": lambda data: {},
     "FLAGGED": _flagged,
@@ -142,7 +143,6 @@ _OBJECTS: Final[dict[str, Callable[[Any], Object]]] = {
         "blocked": list(data.blocked), "allowed": list(data.allowed), "by": data.by,
     },
 }  # fmt: skip
-_NAMES: Final = {"SAMPLING": "BANNER"}
 
 
 def encode(codec: str, objects: list[Object]) -> tuple[bytes, bool]:

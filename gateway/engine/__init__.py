@@ -9,7 +9,7 @@ connection.
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 
@@ -85,10 +85,10 @@ class Engine(Protocol):
     def send(self, sid: int, frame: bytes) -> bool:
         """Queue a frame for one session; False when its queue is full (nothing was queued)."""
 
-    def broadcast(self, audience: int, frame: bytes) -> list[int]:
-        """Queue one frame for every member; return those whose queue is full (they got nothing).
+    def broadcast(self, audience: int, frame: bytes, skip: Collection[int] = ()) -> list[int]:
+        """Queue one frame for every member but `skip`; return those whose queue is full.
 
-        They get nothing more until `Drained`.
+        They got nothing, and get nothing more until `Drained`.
         """
 
     def join(self, sid: int, audience: int) -> None:

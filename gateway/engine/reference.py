@@ -12,7 +12,7 @@ import logging
 import socket
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import gevent
@@ -105,12 +105,16 @@ class ReferenceEngine:
         connection = self._connections.get(sid)
         return connection is None or self._write(connection, frame)
 
-    def broadcast(self, audience: int, frame: bytes) -> list[int]:
+    def broadcast(self, audience: int, frame: bytes, skip: Collection[int] = ()) -> list[int]:
         members = self._audiences.get(audience)
         if not members:
             return []
         write = self._write
-        return [member.sid for member in list(members) if not write(member, frame)]
+        return [
+            member.sid
+            for member in list(members)
+            if member.sid not in skip and not write(member, frame)
+        ]
 
     def join(self, sid: int, audience: int) -> None:
         connection = self._connections.get(sid)

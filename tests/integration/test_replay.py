@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -19,7 +21,7 @@ from uproar.swarm import Member, Swarm
 TERM = "zorkmuffin"
 PLANTED_EVERY = 40
 VIEWERS, JOINERS, CUT = 80, 10, 10
-SECONDS = 4.0  # for a whole log, which took minutes when it was new
+PART_S = 1.5  # for a third of a log, which took minutes when it was new
 
 
 def _gateway(session: str | None) -> str:
@@ -43,8 +45,36 @@ class _Elsewhere:
         return True
 
 
+class _Replay:
+    """`uproar replay` playing some lines in a few seconds; ends well when all is acknowledged."""
+
+    def __init__(self, system: System, stream: str, lines: list[dict]) -> None:
+        with tempfile.NamedTemporaryFile("w", suffix=".jsonl", delete=False) as file:
+            file.writelines(json.dumps(line) + "\n" for line in lines)
+        self.file = Path(file.name)
+        seconds = (lines[-1]["t_ms"] - lines[0]["t_ms"]) / 1000
+        command = [sys.executable, "-m", "uproar", "replay", file.name, "--stream", stream,
+                   "--speed", str(seconds / PART_S), "--url", system.info["http"]]  # fmt: skip
+        self.process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={**system.environ(), "UPROAR_TOKEN": system.tokens["service"]},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def done(self) -> bool:
+        if self.process.poll() is None:
+            return False
+        output = self.process.communicate()[0]
+        self.file.unlink()
+        assert self.process.returncode == 0, output
+        return True
+
+
 @pytest.mark.parametrize("name", ["chat_vod", "chat_burst"])
-def test_every_viewer_ends_with_the_same_comments(system: System, tmp_path, name):
+def test_every_viewer_ends_with_the_same_comments(system: System, name):
     lines = chatlog.lines(name)
     for line in lines:  # IRC's frame around `/me waves`, which replay takes off
         line["text"] = line["text"].removeprefix("\x01ACTION ").rstrip("\x01")
@@ -52,8 +82,6 @@ def test_every_viewer_ends_with_the_same_comments(system: System, tmp_path, name
         line["text"] = f"{line['text'][:400]} {TERM}"
     planted = len(lines[::PLANTED_EVERY])
     (system.data / "terms.txt").write_text(f"{TERM}\n")
-    file = tmp_path / f"{name}.jsonl"
-    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     stream = name.replace("_", "-")
     deleted: set[str] = set()
     shown: dict[str, int] = {}
@@ -80,20 +108,17 @@ def test_every_viewer_ends_with_the_same_comments(system: System, tmp_path, name
 
         steady, cut = add(VIEWERS), add(CUT)
         assert swarm.run(lambda: all(m.live for m in swarm.members), 20)
-        speed = lines[-1]["t_ms"] / 1000 / SECONDS
-        replay = subprocess.Popen(
-            [sys.executable, "-m", "uproar", "replay", str(file), "--stream", stream,
-             "--speed", str(speed), "--url", system.info["http"]],
-            cwd=ROOT,
-            env={**system.environ(), "UPROAR_TOKEN": system.tokens["service"]},
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )  # fmt: skip
         first = steady[0]
-        assert swarm.run(lambda: len(first.offsets) > len(lines) // 3, 30)
+        third = len(lines) // 3
+        swarm.run(_Replay(system, stream, lines[:third]).done, 60)
+        # The second third plays while viewers join and move, the last when all are there.
+        second = _Replay(system, stream, lines[third : 2 * third])
         joiners = add(JOINERS)
         elsewhere = [_Elsewhere(member) for member in cut]
         assert swarm.run(lambda: all(one.arrived() for one in elsewhere), 30)
-        assert len(first.offsets) < len(lines), "the cuts came after the log's end"
+        assert swarm.run(lambda: all(member.live for member in joiners), 30)
+        swarm.run(second.done, 60)
+        swarm.run(_Replay(system, stream, lines[2 * third :]).done, 60)
         assert swarm.run(lambda: len(first.offsets) == len(lines), 60), len(first.offsets)
         assert swarm.run(lambda: len(deleted) == planted, 20), (len(deleted), planted)
         last = first.offsets[-1]
@@ -101,8 +126,6 @@ def test_every_viewer_ends_with_the_same_comments(system: System, tmp_path, name
         # The last comment of all may be a deleted one, which a resume leaves out.
         assert swarm.run(lambda: all((m.position or 0) >= last for m in cut), 20)
 
-    output = replay.communicate(timeout=30)[0]
-    assert replay.returncode == 0, output
     everything = first.offsets
     assert everything == sorted(set(everything))
     gone = {shown[comment] for comment in deleted}

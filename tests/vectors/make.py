@@ -306,8 +306,8 @@ def messages() -> dict[str, list[dict[str, Any]]]:
             },
             {"type": "COMMENT_UNPINNED", "offset": 12, "comment_id": comment_id(TS, 1)},
             {"type": "MODE", "offset": 13, "slow_s": 5, "emote_only": True},
-            {"type": "BANNER", "offset": 14, "text": "Chat moving fast!", "sample_ratio": 0.2},
-            {"type": "BANNER", "offset": 15, "text": None, "sample_ratio": None},
+            {"type": "BANNER", "text": "Chat moving fast!", "sample_ratio": 0.2},
+            {"type": "BANNER", "text": None, "sample_ratio": None},
             {"type": "STREAM_STARTED", "offset": 16, "title": "Launch"},
             {"type": "STREAM_ENDED", "offset": 17},
             {

@@ -31,6 +31,23 @@ class StoredComment(NamedTuple):
     deleted: int | None
 
 
+class StoredEvent(NamedTuple):
+    """An event that is no comment, with its era."""
+
+    era: int
+    event: Event
+
+
+class Reader(NamedTuple):
+    """For whom history is read: a moderator sees held and shadowed comments, an author own ones."""
+
+    reader: str = ""  # a user id
+    moderator: bool = False
+
+
+ANYBODY = Reader()
+
+
 class Place(NamedTuple):
     """A position in a stream's history over all eras; sorts as history does."""
 
@@ -55,20 +72,49 @@ class Store(Protocol):
         """
 
     def newest(
-        self, stream: str, limit: int, before: Place | None = None, *, hidden: bool = False
+        self,
+        stream: str,
+        limit: int,
+        before: Place | None = None,
+        *,
+        reader: Reader = ANYBODY,
+        hidden: bool = False,
     ) -> list[StoredComment]:
         """Return up to `limit` comments, newest first, below `before`.
 
-        Deleted, cleared, held and shadowed ones are left out unless `hidden`.
+        As `reader` sees them: without deleted and cleared ones, and held and shadowed ones only for
+        moderators and their author. With `hidden` all of them.
         """
 
-    def oldest(self, stream: str, limit: int, after: Place) -> list[StoredComment]:
-        """Return up to `limit` visible comments above `after`, oldest first."""
+    def oldest(
+        self, stream: str, limit: int, after: Place, *, reader: Reader = ANYBODY
+    ) -> list[StoredComment]:
+        """Return up to `limit` comments above `after`, oldest first, as `reader` sees them."""
 
     def window(
-        self, stream: str, from_ms: int, to_ms: int, limit: int, after: Place | None = None
+        self,
+        stream: str,
+        from_ms: int,
+        to_ms: int,
+        limit: int,
+        after: Place | None = None,
+        *,
+        reader: Reader = ANYBODY,
     ) -> list[StoredComment]:
-        """Return up to `limit` visible comments with from_ms <= ts < to_ms, in order."""
+        """Return up to `limit` comments with from_ms <= ts < to_ms, in order, for `reader`."""
+
+    def by_user(
+        self, stream: str, user_id: str, limit: int, before: Place | None = None
+    ) -> list[StoredComment]:
+        """Return up to `limit` comments of one user, newest first, deleted and hidden ones too."""
+
+    def standing(self, stream: str) -> list[Event]:
+        """Return the events of STANDING_TYPES of a stream, over all eras, in order."""
+
+    def acts(
+        self, stream: str, types: frozenset[str], limit: int, before: Place | None = None
+    ) -> list[StoredEvent]:
+        """Return up to `limit` events of some types, newest first, below `before`."""
 
     def events(self, stream: str, era: int, after: int, upto: int, limit: int) -> list[Event]:
         """Return up to `limit` events of every kind at offsets (after, upto], in order.

@@ -23,8 +23,8 @@ from typing import Any, Final
 
 import msgspec
 
-from uproar.events import DATA_OF, Comment, Event
-from uproar.store import Place, StoredComment, StoreUnavailable
+from uproar.events import DATA_OF, STANDING_TYPES, Event
+from uproar.store import ANYBODY, Place, Reader, StoredComment, StoredEvent, StoreUnavailable
 
 BUSY_S: Final = 2.0  # waiting for a lock: readers need one only while a killed writer's WAL heals
 READ_S: Final = 5.0  # one read; a page costs 0.1 ms, counting a million comments 0.2 s
@@ -35,6 +35,8 @@ STREAM_IDS: Final = 10_000  # names the writer remembers
 
 _MAX: Final = (1 << 63) - 1
 _CHECK_OPS: Final = 100_000  # virtual machine steps between two looks at the clock: about 5 ms
+
+_STANDING: Final = "(" + ", ".join(f"'{name}'" for name in sorted(STANDING_TYPES)) + ")"
 
 # The schema, one entry a version; `user_version` counts how many were applied. Only ever append.
 _MIGRATIONS: Final[list[tuple[str, ...]]] = [
@@ -51,18 +53,19 @@ _MIGRATIONS: Final[list[tuple[str, ...]]] = [
             stream INTEGER NOT NULL, era INTEGER NOT NULL, offset INTEGER NOT NULL,
             comment_id BLOB NOT NULL, user_id TEXT NOT NULL, ts INTEGER NOT NULL,
             actor TEXT NOT NULL, mask INTEGER NOT NULL, visibility INTEGER NOT NULL,
-            data BLOB NOT NULL,
+            approved INTEGER NOT NULL, data BLOB NOT NULL,
             PRIMARY KEY (stream, era, offset)
         ) WITHOUT ROWID""",
         "CREATE INDEX comments_id ON comments (stream, comment_id)",
         "CREATE INDEX comments_user ON comments (stream, user_id, era, offset)",
-        # Every event that is no COMMENT.
+        # Every event that is no COMMENT and no COMMENT_APPROVED: that one is a comment's new place.
         """CREATE TABLE events (
             stream INTEGER NOT NULL, era INTEGER NOT NULL, offset INTEGER NOT NULL,
             type TEXT NOT NULL, ts INTEGER NOT NULL, actor TEXT NOT NULL, mask INTEGER NOT NULL,
             visibility INTEGER NOT NULL, data BLOB NOT NULL,
             PRIMARY KEY (stream, era, offset)
         ) WITHOUT ROWID""",
+        "CREATE INDEX events_type ON events (stream, type, era, offset)",
         # The last word on a comment: deleted (1) or restored (0), and where that was said.
         """CREATE TABLE verdicts (
             stream INTEGER NOT NULL, comment_id BLOB NOT NULL,
@@ -108,7 +111,12 @@ _BELOW: Final = (
 _ABOVE: Final = f"""+e.era >= max(:era, s.cleared_era)
     AND c.offset > max({_FROM_HERE}, {_FROM_CLEAR})"""
 _UNCLEARED: Final = f"+e.era >= s.cleared_era AND c.offset > {_FROM_CLEAR}"
-_SHOWN: Final = f"c.visibility = 0 AND v.deleted IS NOT 1 AND ({_REMOVED}) IS NOT 1"
+# Held and shadowed comments are for their author and for moderators; an approved one has a second
+# row, and its first is for nobody.
+_FOR: Final = """(c.visibility = 0 OR (:moderator OR c.user_id = :reader) AND NOT EXISTS (
+    SELECT 1 FROM comments a INDEXED BY comments_id
+    WHERE a.stream = c.stream AND a.comment_id = c.comment_id AND a.approved))"""
+_SHOWN: Final = f"{_FOR} AND v.deleted IS NOT 1 AND ({_REMOVED}) IS NOT 1"
 
 _NEWEST_HIDDEN: Final = f"""SELECT {_COLUMNS} {_ERAS} WHERE s.name = :stream AND {_BELOW}
     ORDER BY e.era DESC, c.offset DESC LIMIT :limit"""
@@ -131,10 +139,20 @@ _BY_ID: Final = f"""SELECT {_COLUMNS}
     FROM streams s CROSS JOIN comments c INDEXED BY comments_id ON c.stream = s.id {_MARKS}
     WHERE s.name = :stream AND c.comment_id = :comment_id
     ORDER BY c.era DESC, c.offset DESC LIMIT 1"""
+_BY_USER: Final = f"""SELECT {_COLUMNS} FROM streams s CROSS JOIN epochs e
+    CROSS JOIN comments c INDEXED BY comments_user
+        ON c.stream = s.id AND c.user_id = :user AND c.era = e.era {_MARKS}
+    WHERE s.name = :stream AND {_BELOW} ORDER BY e.era DESC, c.offset DESC LIMIT :limit"""
+_STANDING_EVENTS: Final = f"""
+    SELECT offset, type, ts, actor, mask, visibility, data
+    FROM events INDEXED BY events_type
+    WHERE stream = (SELECT id FROM streams WHERE name = :stream) AND type IN {_STANDING}
+    ORDER BY era, offset"""
 _COUNT: Final = f"""SELECT count(*) {_ERAS}
     WHERE s.name = :stream AND {_UNCLEARED} AND {_SHOWN}"""
 _EVENTS: Final = """
-    SELECT offset, 'COMMENT', ts, actor, mask, visibility, data FROM comments
+    SELECT offset, CASE WHEN approved THEN 'COMMENT_APPROVED' ELSE 'COMMENT' END, ts, actor, mask,
+        visibility, data FROM comments
     WHERE stream = (SELECT id FROM streams WHERE name = :stream)
         AND era = :era AND offset > :after AND offset <= :upto
     UNION ALL
@@ -143,7 +161,7 @@ _EVENTS: Final = """
         AND era = :era AND offset > :after AND offset <= :upto
     ORDER BY 1 LIMIT :limit"""
 
-_PUT_COMMENT: Final = """INSERT INTO comments VALUES (?,?,?,?,?,?,?,?,?,?)
+_PUT_COMMENT: Final = """INSERT INTO comments VALUES (?,?,?,?,?,?,?,?,?,?,?)
     ON CONFLICT DO NOTHING"""
 _PUT_EVENT: Final = "INSERT INTO events VALUES (?,?,?,?,?,?,?,?,?) ON CONFLICT DO NOTHING"
 _PUT_VERDICT: Final = """INSERT INTO verdicts VALUES (?,?,?,?,?) ON CONFLICT DO UPDATE
@@ -158,8 +176,7 @@ _PUT_BUCKET: Final = """INSERT INTO buckets VALUES (?,?,?,?,?) ON CONFLICT DO UP
     SET first_ts = min(first_ts, excluded.first_ts), last_ts = max(last_ts, excluded.last_ts)"""
 
 _encode = msgspec.msgpack.Encoder().encode
-_SHAPES: Final[dict[str, type[msgspec.Struct]]] = {"COMMENT_RESTORED": Comment, **DATA_OF}
-_decoders = {name: msgspec.msgpack.Decoder(shape) for name, shape in _SHAPES.items()}
+_decoders = {name: msgspec.msgpack.Decoder(shape) for name, shape in DATA_OF.items()}
 
 
 class SqliteStore:
@@ -217,30 +234,68 @@ class SqliteStore:
                 db.execute("UPDATE epochs SET position = ? WHERE era = ?", (position, era))
 
     def newest(
-        self, stream: str, limit: int, before: Place | None = None, *, hidden: bool = False
+        self,
+        stream: str,
+        limit: int,
+        before: Place | None = None,
+        *,
+        reader: Reader = ANYBODY,
+        hidden: bool = False,
     ) -> list[StoredComment]:
         """Return up to `limit` comments, newest first, below `before`."""
         era, offset = before or (_MAX, _MAX)
-        return self._comments(
-            _NEWEST_HIDDEN if hidden else _NEWEST,
-            {"stream": stream, "era": era, "offset": offset, "limit": max(limit, 0)},
-        )
+        values = {"stream": stream, "era": era, "offset": offset, "limit": max(limit, 0)}
+        if hidden:
+            return self._comments(_NEWEST_HIDDEN, values)
+        return self._comments(_NEWEST, {**values, **reader._asdict()})
 
-    def oldest(self, stream: str, limit: int, after: Place) -> list[StoredComment]:
-        """Return up to `limit` visible comments above `after`, oldest first."""
+    def oldest(
+        self, stream: str, limit: int, after: Place, *, reader: Reader = ANYBODY
+    ) -> list[StoredComment]:
+        """Return up to `limit` comments above `after`, oldest first, as `reader` sees them."""
         era, offset = after
-        return self._comments(
-            _OLDEST, {"stream": stream, "era": era, "offset": offset, "limit": max(limit, 0)}
-        )
+        values = {"stream": stream, "era": era, "offset": offset, "limit": max(limit, 0)}
+        return self._comments(_OLDEST, {**values, **reader._asdict()})
+
+    def by_user(
+        self, stream: str, user_id: str, limit: int, before: Place | None = None
+    ) -> list[StoredComment]:
+        """Return up to `limit` comments of one user, newest first, deleted and hidden ones too."""
+        era, offset = before or (_MAX, _MAX)
+        values = {"stream": stream, "user": user_id, "era": era, "offset": offset}
+        return self._comments(_BY_USER, {**values, "limit": max(limit, 0)})
+
+    def standing(self, stream: str) -> list[Event]:
+        """Return the events of STANDING_TYPES of a stream, over all eras, in order."""
+        return [self._event(*row) for row in self._read(_STANDING_EVENTS, {"stream": stream})]
+
+    def acts(
+        self, stream: str, types: frozenset[str], limit: int, before: Place | None = None
+    ) -> list[StoredEvent]:
+        """Return up to `limit` events of some types, newest first, below `before`."""
+        era, offset = before or (_MAX, _MAX)
+        names = ", ".join(f"'{name}'" for name in sorted(types & DATA_OF.keys()))
+        sql = f"""SELECT era, offset, type, ts, actor, mask, visibility, data FROM events
+            WHERE stream = (SELECT id FROM streams WHERE name = :stream) AND type IN ({names})
+            AND (era, offset) < (:era, :offset) ORDER BY era DESC, offset DESC LIMIT :limit"""
+        values = {"stream": stream, "era": era, "offset": offset, "limit": max(limit, 0)}
+        return [StoredEvent(era, self._event(*row)) for era, *row in self._read(sql, values)]
 
     def window(
-        self, stream: str, from_ms: int, to_ms: int, limit: int, after: Place | None = None
+        self,
+        stream: str,
+        from_ms: int,
+        to_ms: int,
+        limit: int,
+        after: Place | None = None,
+        *,
+        reader: Reader = ANYBODY,
     ) -> list[StoredComment]:
-        """Return up to `limit` visible comments with from_ms <= ts < to_ms, in order."""
+        """Return up to `limit` comments with from_ms <= ts < to_ms, in order, for `reader`."""
         era, offset = after or (0, 0)
         values = {
             "stream": stream, "era": era, "offset": offset,
-            "from_ms": from_ms, "to_ms": to_ms, "limit": max(limit, 0),
+            "from_ms": from_ms, "to_ms": to_ms, "limit": max(limit, 0), **reader._asdict(),
         }  # fmt: skip
         return self._comments(_WINDOW, values)
 
@@ -258,7 +313,7 @@ class SqliteStore:
 
     def count(self, stream: str) -> int:
         """Return how many comments of a stream are visible; reads them all (0.2 s a million)."""
-        return self._int(self._read(_COUNT, {"stream": stream})[0])
+        return self._int(self._read(_COUNT, {"stream": stream, **ANYBODY._asdict()})[0])
 
     def close(self) -> None:
         """Close the connections; calls under way in other threads end with their own."""
@@ -355,16 +410,16 @@ class SqliteStore:
         for name, (offset, type_, ts, actor, mask, visibility, data) in events:
             stream = known.get(name) or self._stream_id(db, name)
             blob = _encode(data)
-            if type_ == "COMMENT":
+            if type_ in ("COMMENT", "COMMENT_APPROVED"):
                 comments.append(
                     (stream, era, offset, data.id, data.user.id, ts, actor, mask,
-                     int(visibility), blob)
+                     int(visibility), type_ == "COMMENT_APPROVED", blob)
                 )  # fmt: skip
                 key = (stream, offset >> BUCKET_BITS)
                 first, last = buckets.get(key, (ts, ts))
                 buckets[key] = (min(first, ts), max(last, ts))
                 continue
-            if type_ not in _SHAPES:
+            if type_ not in DATA_OF:
                 raise ValueError(f"{type_[:40]!r} at offset {offset} is no event type")
             others.append((stream, era, offset, type_, ts, actor, mask, int(visibility), blob))
             if type_ == "COMMENT_DELETED":
