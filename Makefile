@@ -11,7 +11,7 @@ PYTEST := $(BIN)/python -m pytest
 SUITES := unit conformance integration browser chaos
 
 .DEFAULT_GOAL := help
-.PHONY: help setup packages serve test $(addprefix test-,$(SUITES)) chromium lint fmt bench clean clean-data
+.PHONY: help setup packages serve test $(addprefix test-,$(SUITES)) chromium lint fmt bench models clean clean-data
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-24s %s\n", $$1, $$2}'
@@ -99,6 +99,14 @@ fmt: $(STAMP)  ## format the code
 
 bench: $(STAMP)  ## measure (ARGS picks the question)
 	$(BIN)/python -m benchmarks $(ARGS)
+
+# Where the linear model's weights come from; in the repository lies what this makes.
+models:  ## read the linear model's weights out of their package, again
+	rm -rf build/models
+	$(PYTHON) -m venv build/models
+	build/models/bin/python -m pip install --quiet --disable-pip-version-check alt-profanity-check==1.9.1
+	build/models/bin/python deploy/extract_linear.py
+	rm -rf build/models
 
 clean:  ## remove the environment and everything built
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache tests/artifacts

@@ -24,6 +24,7 @@ from uproar.config import Config
 from uproar.events import Event
 from uproar.state import StateLost
 
+OPENED_S = 0.5  # for a stream's opening to reach this gateway, where only opened ones exist
 OPEN_S = 10.0  # for a stream to come up while its first viewers wait
 AHEAD_S = 3.0  # for this gateway to catch up with a client that is ahead of it
 LOOK_S = 0.02
@@ -52,13 +53,32 @@ class Arrivals:
 
     def enter(self, session: Session) -> None:
         """Take up a session that has just connected."""
-        if session.wish.offset is None:
+        if not self.config.streams.open and not session.live.standing.opened:
+            gevent.spawn(self._enter_opened, session)
+        elif session.wish.offset is None:
             self._wait(session)
         else:
             # A resume may have to read the store: a greenlet of its own, while it lasts.
             gevent.spawn(self._resume, session, session.wish.offset)
         if not session.live.ready:
             gevent.spawn_later(OPEN_S, self._too_late, session)
+
+    def _enter_opened(self, session: Session) -> None:
+        """Take a session up once its stream is known to exist; else end it."""
+        live = session.live
+        self._until(lambda: live.ready or session.sid not in self.sessions, OPEN_S)
+        # Opened a moment ago, through another gateway: it may be on its way to us.
+        self._until(lambda: live.standing.opened or session.sid not in self.sessions, OPENED_S)
+        if session.sid not in self.sessions or not live.ready:
+            return
+        if live.standing.opened:
+            self.enter(session)
+        else:
+            self.end(session, codes.UNKNOWN_STREAM, "there is no such stream; it was never opened")
+
+    def lives(self) -> dict[str, Live]:
+        """Return the streams that somebody watches."""
+        return self.feed.live
 
     def forget(self, sid: int, stream: str) -> None:
         """Drop a session that is gone."""
@@ -91,10 +111,14 @@ class Arrivals:
             session.audience = None
 
     def drained(self, sid: int) -> None:
-        """A session that lagged has taken everything."""
+        """A session whose queue was full has taken everything."""
         session = self.sessions.get(sid)
-        if session is not None and session.lags_from is not None:
+        if session is None:
+            return
+        if session.lags_from is not None:
             self._wait(session)
+        elif session.outgoing:
+            self.ticker.private_again(session)
 
     def _wait(self, session: Session) -> None:
         self._waiting.setdefault(session.live.stream, set()).add(session.sid)
@@ -152,6 +176,12 @@ class Arrivals:
 
     def _reaches(self, live: Live, offset: int) -> bool:
         """Wait for this gateway to come up to a client that saw more on another one."""
+        if live.sent < offset:
+            # A quiet stream stands where its last event was; its partition has gone on.
+            try:
+                self.feed.hear(live)
+            except StateLost:
+                pass
         self._until(lambda: live.sent >= offset or self._beyond(offset), AHEAD_S)
         return live.sent >= offset
 

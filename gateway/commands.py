@@ -43,13 +43,22 @@ class CommentCommand(
     ts: Millis | None = None
 
 
+class ReactCommand(
+    msgspec.Struct, tag_field="type", tag="REACT", forbid_unknown_fields=True, frozen=True
+):
+    """Add to a stream's reactions."""
+
+    kind: str
+    count: int = 1
+
+
 class PingCommand(
     msgspec.Struct, tag_field="type", tag="PING", forbid_unknown_fields=True, frozen=True
 ):
     """Ask for a PONG."""
 
 
-Command: TypeAlias = CommentCommand | PingCommand
+Command: TypeAlias = CommentCommand | ReactCommand | PingCommand
 
 
 class BadCommand(msgspec.Struct, frozen=True):

@@ -18,10 +18,13 @@ from typing import Any
 import gevent
 from gevent.event import Event as Flag
 
+from gateway.ephemeral import Ephemeral
 from gateway.live import Live
+from uproar import ephemeral
 from uproar.batch import Batch, decode_batch
 from uproar.bus import Bus, BusLost, Subscriber, channel, control_channel
 from uproar.config import Config
+from uproar.ephemeral import BadEphemeral, Kick, Said, is_ephemeral
 from uproar.events import CONTROL_TYPES, Event, PoisonedRecord
 from uproar.logs import event
 from uproar.state import RingEntry, State, StateLost
@@ -31,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 SHARD = 0
 PARTITION = 0
+PROBE = ephemeral.encode("probe", None)
 PROBE_EVERY_S = 1.0
 PROBE_LATE_S = 3.0
 STORE_EVENTS = 5000  # one fill from the store; a longer hole is a GAP
@@ -59,6 +63,8 @@ class Feed:
         self.in_pool = in_pool  # runs a blocking store call on a thread: in_pool(function, *args)
         self.on_ready = on_ready
         self.on_events = on_events
+        self.ephemeral: Ephemeral
+        self.kick: Callable[[str, str | None], object]  # of a user, on one stream or on all
         self.live: dict[str, Live] = {}
         self.gaps = 0
         self.fills = 0
@@ -123,8 +129,8 @@ class Feed:
             if flag is not None:
                 flag.set()
             return
-        if where == control_channel(self.name):
-            self.probe_at = time.monotonic()
+        if is_ephemeral(payload):
+            self._on_ephemeral(where, payload)
             return
         live = self.live.get(where.split(":", 2)[1])
         if live is None:
@@ -135,6 +141,20 @@ class Feed:
             event(logger, "batch_poisoned", level=logging.WARNING, where=where, why=str(error))
             return
         self._take(live, batch)
+
+    def _on_ephemeral(self, where: str, payload: bytes) -> None:
+        """Take what is no batch: totals on a stream's channel, probes and kicks on our own."""
+        try:
+            _, body = ephemeral.decode(payload)
+        except BadEphemeral as error:
+            event(logger, "message_dropped", level=logging.WARNING, where=where, why=str(error))
+            return
+        if isinstance(body, Said):
+            self.ephemeral.take(where.split(":", 2)[1], body)
+        elif isinstance(body, Kick):
+            self.kick(body.user, body.stream)
+        else:
+            self.probe_at = time.monotonic()
 
     def _take(self, live: Live, batch: Batch) -> None:
         if live.take(batch):
@@ -201,6 +221,7 @@ class Feed:
             for row in reversed(rows)
             if row.era != era or row.event.offset < below
         ]
+        self.ephemeral.opened(live)
         live.open(epoch, position, past, backlog, standing)
 
     def _reopen(self, live: Live) -> None:
@@ -209,13 +230,23 @@ class Feed:
             try:
                 if self._subscribed(live.stream):
                     self._interest([live.stream])
-                    known = self.state.last(PARTITION)
-                    if known is not None and known[0] > live.position:
-                        self._take(live, Batch(known[0], known[0], []))
+                    self.hear(live)
                     return
             except StateLost as error:
                 event(logger, "reopen_delayed", stream=live.stream, why=str(error))
             gevent.sleep(0.1)
+
+    def hear(self, live: Live) -> None:
+        """Ask STATE how far everything has come, and fill up to there; raises StateLost."""
+        known = self.state.last(PARTITION)
+        if live.ready and known is not None and known[0] > live.position:
+            self._take(live, Batch(known[0], known[0], []))
+
+    def forgotten(self) -> None:
+        """STATE was emptied: what was published since has gone past us. Raises StateLost."""
+        self.renew()
+        for live in list(self.live.values()):
+            self.hear(live)
 
     # -- holes ------------------------------------------------------------------------------------
 
@@ -244,8 +275,7 @@ class Feed:
                     self.on_events(live)
         finally:
             self._filling.discard(live.stream)
-        if live.pending:
-            self.on_events(live)
+        self.on_events(live)  # also when nothing was in the hole: the position has moved on
 
     def _from_ring(self, live: Live, upto: int) -> bool:
         """Fill as far as the ring's chain joins; True when that is far enough."""
@@ -254,7 +284,10 @@ class Feed:
         except StateLost:
             return False
         for entry in entries:
-            batch = decode_batch(entry.payload)
+            try:
+                batch = decode_batch(entry.payload)
+            except PoisonedRecord:
+                return False
             if batch.prev > live.position:
                 return False
             live.fill(batch)
@@ -328,13 +361,17 @@ class Feed:
             until = time.time() + self.config.state.interest_lease_s
             self.state.add_interest(streams, SHARD, until)
 
+    def renew(self) -> None:
+        """Say again which streams are watched here; raises StateLost."""
+        self._interest(list(self.live))
+
     def _renew(self) -> None:
         lease_s = self.config.state.interest_lease_s
         while True:
             gevent.sleep(lease_s / 6)
             self._forget_unwatched(lease_s)
             try:
-                self._interest(list(self.live))
+                self.renew()
             except StateLost:
                 continue
 
@@ -354,7 +391,7 @@ class Feed:
     def _probe(self) -> None:
         while True:
             try:
-                self.bus.publish([(control_channel(self.name), b"probe")])
+                self.bus.publish([(control_channel(self.name), PROBE)])
             except BusLost:
                 pass  # it shows by not coming back
             gevent.sleep(PROBE_EVERY_S)

@@ -188,7 +188,7 @@ def without_removed(events: list[Event]) -> list[Event]:
             if data.comment_id not in restored:
                 deleted.add(data.comment_id)
         elif event.type == "COMMENT_RESTORED":
-            if data.id not in deleted:
+            if data.id not in deleted and data.user.id not in users:
                 restored.add(data.id)
         elif event.type == "USER_REMOVED":
             users.add(data.user_id)

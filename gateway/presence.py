@@ -1,77 +1,184 @@
-"""Presence: how many connections each stream has, over all gateways with a live lease."""
+"""Presence: who watches through this gateway, as STATE is told.
+
+Exact: the connections of each stream, with the gateway's lease; they go with it. Distinct: every
+viewer is added to a HyperLogLog of the stream and the minute when joining and once in each minute
+after. The coordinator counts and tells (`workers.totals`). Services work, they do not watch.
+"""
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Final
 
 import gevent
 
-from gateway.audiences import Audiences
-from gateway.dialects import native
-from gateway.engine import Engine
-from gateway.live import Live
-from uproar.state import State, StateLost
+from gateway.session import Session
+from uproar.logs import event
+from uproar.state import Present, State, StateLost
 
-EVERY_S = 1.0
+logger = logging.getLogger(__name__)
+
+STEP_S: Final = 0.25
+LEASE_S: Final = 1.0
+MARK_S: Final = 30.0  # between two signs of life of a stream; five minutes without one end it
+CHUNK: Final = 500  # members of one command
+MEMBERS_A_STEP: Final = 2000  # 3 ms of a gateway; 18,000 viewers are called within 3 s
+STREAMS_A_STEP: Final = 500
+
+
+def member_of(session: Session) -> str:
+    """Return what counts once: a user with however many sessions, or an anonymous session."""
+    return f"u:{session.claims.sub}" if session.claims is not None else f"s:{session.name}"
+
+
+class RollCall:
+    """Who is to be added to the current minute, in pieces. Sans-I/O; times are unix seconds."""
+
+    def __init__(self, everybody: Callable[[], Iterable[tuple[str, str]]]) -> None:
+        """`everybody` returns (stream, member) of all who are present."""
+        self._everybody = everybody
+        self._joined: dict[str, dict[str, None]] = {}
+        self._waiting: deque[tuple[str, list[str]]] = deque()
+        self._minute = -1
+
+    def joined(self, stream: str, member: str) -> None:
+        """Count one who has just come."""
+        self._joined.setdefault(stream, {})[member] = None
+
+    def restart(self) -> None:
+        """Call everybody again: what was said may be lost."""
+        self._minute = -1
+        self._joined.clear()
+
+    def take(self, now: float) -> list[Present]:
+        """Return the next piece: all who joined, and some of those whose turn it is."""
+        minute = int(now // 60)
+        if minute != self._minute:
+            self._minute = minute
+            self._joined.clear()
+            self._waiting.clear()
+            by_stream: dict[str, dict[str, None]] = {}
+            for stream, member in self._everybody():
+                by_stream.setdefault(stream, {})[member] = None
+            for stream, members in by_stream.items():
+                self._wait(stream, members)
+        joined, self._joined = self._joined, {}
+        for stream, members in joined.items():
+            self._wait(stream, members, first=True)
+        taken: list[Present] = []
+        size = 0
+        while self._waiting and size < MEMBERS_A_STEP and len(taken) < STREAMS_A_STEP:
+            stream, some = self._waiting.popleft()
+            taken.append(Present(stream, now, some))
+            size += len(some)
+        return taken
+
+    def _wait(self, stream: str, members: Iterable[str], *, first: bool = False) -> None:
+        every = list(members)
+        for at in range(0, len(every), CHUNK):
+            piece = (stream, every[at : at + CHUNK])
+            if first:
+                self._waiting.appendleft(piece)
+            else:
+                self._waiting.append(piece)
 
 
 class Presence:
-    """Renews this gateway's lease with its counts, and tells viewers when a count changes."""
+    """Renews this gateway's lease with its counts, and calls the roll."""
 
     def __init__(
         self,
         state: State,
-        engine: Engine,
-        audiences: Audiences,
         gateway: str,
         incarnation: str,
+        sessions: dict[int, Session],
         count: Callable[[], dict[str, int]],
-        live: dict[str, Live],
+        on_forgotten: Callable[[], None],
+        refresh: Callable[[], None],
     ) -> None:
+        """`on_forgotten` says that STATE may have lost what this gateway told it."""
         self.state = state
-        self.engine = engine
-        self.audiences = audiences
         self.gateway = gateway
         self.incarnation = incarnation
+        self.sessions = sessions
         self.count = count
-        self.live = live
-        self.known: dict[str, int] = {}
+        self.on_forgotten = on_forgotten
+        self.refresh = refresh  # every second, with STATE there
+        self.roll = RollCall(self._everybody)
         self._written: dict[str, int] = {}
+        self._marked: set[str] = set()
+        self._mark_at = 0.0
+        self._lease_at = 0.0
+        self._forgotten = False
+        self._away = False
+        self._closed = False
+
+    def joined(self, session: Session) -> None:
+        """Count one who has just come."""
+        if not session.serves:
+            self.roll.joined(session.live.stream, member_of(session))
 
     def run(self) -> None:
-        """Renew for ever; while STATE is away counts stay as last known."""
-        while True:
+        """Tell STATE for ever; while it is away nothing is kept, all is said again after."""
+        while not self._closed:
             began = time.monotonic()
             try:
-                self._renew()
-            except StateLost:
-                self._written = {}
-            gevent.sleep(max(0.1, EVERY_S - (time.monotonic() - began)))
+                self.step(time.time(), began)
+                self._away = False
+            except StateLost as error:
+                if not self._away:
+                    event(logger, "presence_waits", level=logging.WARNING, why=str(error))
+                self._away = self._forgotten = True
+                self.roll.restart()
+            gevent.sleep(max(0.05, STEP_S - (time.monotonic() - began)))
 
-    def viewers(self, stream: str) -> int | None:
-        """Return the last known count, None before the first."""
-        return self.known.get(stream)
+    def step(self, now: float, mono: float) -> None:
+        """Do what is due (`now` in unix seconds, `mono` of the monotonic clock)."""
+        if mono >= self._lease_at:
+            self._renew()
+            self._lease_at = mono + LEASE_S
+            self._mark(list(self._written), now, mono)
+            self.refresh()
+        present = self.roll.take(now)
+        if present:
+            self.state.add_present(present)
+            self._mark(sorted({piece.stream for piece in present} - self._marked), now, mono)
+
+    def close(self) -> None:
+        """Give the lease up, so that nobody counts this gateway's viewers twice meanwhile."""
+        self._closed = True
+        try:
+            self.state.end_lease(self.gateway, self.incarnation)
+        except StateLost:
+            return  # it runs out by itself
 
     def _renew(self) -> None:
-        mine = self.count()
+        mine = {stream: count for stream, count in self.count().items() if count}
         gone = dict.fromkeys(self._written.keys() - mine.keys(), 0)
-        self.state.lease_gateway(self.gateway, self.incarnation, {**mine, **gone})
+        stood = self.state.lease_gateway(self.gateway, self.incarnation, {**mine, **gone})
         self._written = mine
-        streams = list(mine)
-        counts = self.state.connections(streams) if streams else []
-        fresh = dict(zip(streams, counts, strict=True))
-        for stream, count in fresh.items():
-            if count != self.known.get(stream):
-                self._tell(stream, count)
-        self.known = fresh
+        if self._forgotten or not stood:
+            self._forgotten = False
+            self._marked.clear()
+            self._mark_at = 0.0
+            self.roll.restart()
+            self.on_forgotten()
 
-    def _tell(self, stream: str, count: int) -> None:
-        live = self.live.get(stream)
-        if live is None or not live.ready:
-            return
-        told = {"type": "VIEWERS", "count": count, "position": live.sent}
-        for key, number in self.audiences.of(stream):
-            payload, text = native.encode(key.codec, [told])
-            # Latest wins: who can't take it now gets the next one.
-            self.engine.broadcast(number, self.engine.frame(payload, text=text))
+    def _mark(self, streams: list[str], now: float, mono: float) -> None:
+        """Mark streams as active: new ones at once, the others now and then."""
+        if mono >= self._mark_at:
+            self._mark_at = mono + MARK_S
+            self._marked.clear()
+            streams = sorted({*streams, *self._written})
+        new = [stream for stream in streams if stream not in self._marked]
+        if new:
+            self.state.mark_active(new, now)
+            self._marked.update(new)
+
+    def _everybody(self) -> Iterable[tuple[str, str]]:
+        for session in self.sessions.values():
+            if not session.serves:
+                yield session.live.stream, member_of(session)

@@ -17,12 +17,16 @@ from gevent.event import Event as Flag
 from gateway.dialects import native
 from gateway.engine import EngineLimits
 from gateway.engine.reference import ReferenceEngine
+from gateway.ephemeral import Ephemeral
 from gateway.feed import Feed
 from gateway.http.app import Api
 from gateway.presence import Presence
+from gateway.reactions import Reactions
+from gateway.registry import Registry
+from gateway.session import Session
 from gateway.tick import Ticker
 from gateway.viewers import Viewers
-from uproar import codes, status
+from uproar import codes, collector, status
 from uproar.auth import Verifier, load_key
 from uproar.bus.valkey import ValkeyBus
 from uproar.config import Config
@@ -79,29 +83,51 @@ class Gateway:
             on_events=self.ticker.wake,
         )
         key = load_key(config.key_path)
-        verifier = Verifier(key, config.auth.leeway_s)
-        self.presence = Presence(
-            state, self.engine, self.ticker.audiences, name, self.incarnation,
-            lambda: self.viewers.watching(),
-            self.feed.live,
-        )  # fmt: skip
+        verifier = Verifier.from_config(config)
+        self.ephemeral = Ephemeral(state, self.engine, self.ticker.audiences, self.feed.live)
+        self.feed.ephemeral = self.ephemeral
+        self.reactions = Reactions(config, state)
         self.viewers = Viewers(
-            config, name, verifier, self.feed, self.ticker, self.link, self.presence.viewers
+            config, name, verifier, self.feed, self.ticker, self.link, self.ephemeral,
+            self.reactions.react,
+        )  # fmt: skip
+        self.registry = Registry(
+            state, name, self.incarnation, self.viewers.sessions, self.viewers.end
         )
+        self.feed.kick = self.registry.kick
+        self.presence = Presence(
+            state, name, self.incarnation, self.viewers.sessions, self.viewers.watching,
+            on_forgotten=self._forgotten,
+            refresh=self.ephemeral.refresh,
+        )  # fmt: skip
+        self.viewers.joined = self._joined
+        self.viewers.left = self.registry.left
         self.ticker.arrivals = self.viewers.arrivals
-        self.api = Api(config, key, verifier, self.feed, self.link, self.presence.viewers)
+        self.ticker.sessions_of = self.viewers.sessions_of
+        self.ticker.sanctioned = self.viewers.sanctioned
+        self.api = Api(config, key, verifier, self.feed, self.link, self.ephemeral.viewers)
         self.stopping = Flag()
 
     def in_pool(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Run a blocking call on a thread of the hub's pool."""
         return self.pool.apply(function, arguments)
 
+    def _forgotten(self) -> None:
+        """STATE may have lost what we told it: all of it again."""
+        self.feed.forgotten()
+        self.registry.again()
+
+    def _joined(self, session: Session) -> None:
+        self.presence.joined(session)
+        self.registry.joined(session)
+
     def start(self, listener: socket.socket) -> None:
         """Begin to serve."""
         self.link.start()
         self.feed.start()
         gevent.spawn(self.ticker.run)
-        gevent.spawn(self.presence.run)
+        for part in (self.presence, self.registry, self.reactions):
+            gevent.spawn(part.run)
         gevent.spawn(self._expire)
         self.engine.start(listener, self.api)
 
@@ -125,6 +151,9 @@ class Gateway:
         for session in list(self.viewers.sessions.values()):
             self.viewers.end(session, codes.GOING_AWAY, "this gateway stops; connect again")
         gevent.sleep(0.05)
+        self.reactions.flush()
+        self.registry.close()
+        self.presence.close()
         self.engine.stop()
 
     def status(self) -> dict[str, Any]:
@@ -145,6 +174,15 @@ class Gateway:
             ),
             ("counter", "uproar_gateway_fills_total", "Holes that were filled.", self.feed.fills),
             ("counter", "uproar_gateway_gaps_total", "Holes that became a GAP.", self.feed.gaps),
+            (
+                "counter", "uproar_gateway_reactions_total", "Reactions counted.",
+                self.reactions.counted,
+            ),
+            (
+                "counter", "uproar_gateway_reactions_dropped_total",
+                "Reactions lost while STATE was away for long.", self.reactions.dropped,
+            ),
+            ("counter", "uproar_gateway_kicked_total", "Sessions kicked.", self.registry.kicked),
         )  # fmt: skip
         metrics = "".join(
             f"# HELP {name} {text}\n# TYPE {name} {kind}\n{name} {value}\n"
@@ -167,6 +205,7 @@ def serve(config: Config, name: str, listener: socket.socket, ready_fd: int | No
     until = time.monotonic() + config.supervisor.ready_s
     while not gateway.feed.delivers and time.monotonic() < until:
         gevent.sleep(0.01)
+    collector.settle()
     event(logger, "ready", role="gateway", gateway=name)
     if ready_fd is not None:
         os.write(ready_fd, b"ready\n")

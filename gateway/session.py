@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final, NamedTuple
 from urllib.parse import parse_qs
 
 from gateway.audiences import RATES, AudienceKey, sees
-from gateway.dialects import native
+from gateway.dialects import native, sse
 from gateway.engine import Request
 from gateway.live import Live
 from uproar import codes
@@ -18,7 +18,10 @@ from uproar.codes import CloseCode
 from uproar.events import Event
 
 STREAM_ID: Final = re.compile(r"[a-z0-9_-]{1,64}")
-STREAM_PATH: Final = re.compile(r"/stream/([^/]+)")
+STREAM_PATHS: Final = {
+    "native": re.compile(r"/stream/([^/]+)"),
+    "sse": re.compile(r"/stream/([^/]+)/events"),
+}
 QUERY_FIELDS: Final = 50
 
 
@@ -41,6 +44,8 @@ class Wish(NamedTuple):
     offset: int | None
     backlog: int
     rate: str
+    dialect: str = "native"
+    deflate: bool = False
 
 
 class Session:
@@ -51,7 +56,7 @@ class Session:
     """
 
     __slots__ = (
-        "audience", "claims", "commands", "joining", "lags_from", "live", "name", "outgoing",
+        "audience", "claims", "commands", "ended", "joining", "lags_from", "live", "name", "outgoing",
         "second", "sid", "waits_until", "wish",
     )  # fmt: skip
 
@@ -62,6 +67,7 @@ class Session:
         self.claims = claims
         self.live = live
         self.joining = True
+        self.ended = False  # its close frame is out: nothing it sends counts any more
         self.audience: AudienceKey | None = None
         self.lags_from: int | None = None
         self.waits_until = 0.0  # a resume ahead of this gateway waits for it this long (monotonic)
@@ -83,9 +89,9 @@ class Session:
         """The audience it belongs to when live."""
         return AudienceKey(
             self.live.stream,
-            "native",
+            self.wish.dialect,
             self.wish.codec,
-            "none",
+            "each" if self.wish.deflate else "none",
             self.wish.rate,
             "moderator" if self.moderates else "viewer",
         )
@@ -108,7 +114,7 @@ class Session:
 
 def wish_of(request: Request, backlog_default: int, backlog_max: int) -> Wish:
     """Return what the handshake asks for; raises Refused."""
-    found = STREAM_PATH.fullmatch(request.path)
+    found = STREAM_PATHS[request.dialect].fullmatch(request.path)
     stream = found[1] if found else ""
     if not STREAM_ID.fullmatch(stream):
         raise Refused(codes.UNKNOWN_STREAM, "connect to /stream/{id}, an id of a-z 0-9 _ -")
@@ -133,16 +139,32 @@ def wish_of(request: Request, backlog_default: int, backlog_max: int) -> Wish:
     if rate not in RATES:
         raise Refused(codes.BAD_REQUEST, "rate must be one of all, 50, 20, 5")
     backlog = number("backlog", backlog_default, backlog_max)
-    offset = number("offset", None, 1 << 53)
+    epoch, offset = one("epoch"), number("offset", None, 1 << 53)
+    last = request.headers.get("last-event-id") if request.dialect == "sse" else None
+    if last:
+        # It is newer than the query, which a browser sends again as it was.
+        try:
+            epoch, offset = sse.Place.of(last)
+        except ValueError as error:
+            raise Refused(codes.BAD_REQUEST, str(error)) from None
     return Wish(
         stream,
         native.codec_of(request.subprotocol),
         token_of(request, one("access_token")),
-        one("epoch"),
+        epoch,
         offset,
         backlog if backlog is not None else backlog_default,
         rate,
+        request.dialect,
+        request.deflate,
     )
+
+
+def check_origin(request: Request, allowed: Collection[str]) -> None:
+    """Let in no page of another origin than those allowed (none named: any); raises Refused."""
+    origin = request.headers.get("origin")
+    if allowed and origin is not None and origin not in allowed:
+        raise Refused(codes.FORBIDDEN, "this origin is not among server.origins")
 
 
 def token_of(request: Request, in_query: str | None) -> str | None:

@@ -12,13 +12,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import gevent
 from gevent.event import Event as Flag
 
 from gateway.audiences import AudienceKey, Audiences, sees
-from gateway.dialects import native
+from gateway.dialects import native, sse
 from gateway.engine import Engine
 from gateway.live import Live
 from gateway.session import Session
@@ -31,6 +31,37 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 STRETCH_MAX_S = 0.25
+QUIET_LOOK_S = 1.0  # how often audiences are looked at that may want a heartbeat
+
+# Makes a message's bytes: (engine, codec, objects, position or None, how many share it deflated).
+Encoder: TypeAlias = Callable[[Engine, str, list[native.Object], sse.Place | None, int], bytes]
+
+
+def _native(
+    engine: Engine, codec: str, objects: list[native.Object], place: sse.Place | None, sharing: int
+) -> bytes:
+    payload, text = native.encode(codec, objects)
+    return engine.frame(payload, text=text, compress=sharing)
+
+
+def _sse(
+    engine: Engine, codec: str, objects: list[native.Object], place: sse.Place | None, sharing: int
+) -> bytes:
+    return sse.encode(objects, place)
+
+
+ENCODERS: Final[dict[str, Encoder]] = {"native": _native, "sse": _sse}
+# What an audience of a dialect hears after so many seconds of silence.
+HEARTBEATS: Final = {"sse": (sse.SILENCE_S, sse.heartbeat)}
+
+
+def shared(
+    engine: Engine, key: AudienceKey, number: int, objects: list[native.Object], live: Live
+) -> bytes:
+    """Return the bytes of one message to all members of an audience."""
+    sharing = engine.members(number) if key.compression == "each" else 0
+    place = sse.Place(live.epoch, live.sent)
+    return ENCODERS[key.dialect](engine, key.codec, objects, place, sharing)
 
 
 class Ticker:
@@ -52,6 +83,7 @@ class Ticker:
         self._flag = Flag()
         self._lives: dict[str, Live] = {}
         self._private: dict[int, Session] = {}
+        self._spoken: dict[int, float] = {}  # when an audience heard something last
 
     def wake(self, live: Live) -> None:
         """A stream has events, or sessions that wait to join."""
@@ -61,14 +93,23 @@ class Ticker:
     def private(self, session: Session, message: native.Object) -> None:
         """Send one object to one session, with the next tick."""
         session.outgoing.append(message)
+        self.private_again(session)
+
+    def private_again(self, session: Session) -> None:
+        """Send what a full queue did not take."""
         self._private[session.sid] = session
         self._flag.set()
 
     def run(self) -> None:
         """Tick for ever."""
-        last = 0.0
+        last = look_at = 0.0
         while True:
-            self._flag.wait()
+            self._flag.wait(QUIET_LOOK_S)
+            if self._now() >= look_at:
+                look_at = self._now() + QUIET_LOOK_S
+                self.hearten(self._now())
+            if not self._flag.is_set():
+                continue
             wait = last + self.length_s - self._now()
             if wait > 0:
                 gevent.sleep(wait)
@@ -101,7 +142,8 @@ class Ticker:
         if events:
             authors = self._authors_of_hidden(live.stream, events)
             for key, number in self.audiences.of(live.stream):
-                self._audience(key, number, events, before, authors)
+                if self.engine.members(number):
+                    self._audience(live, key, number, events, before, authors)
             for found in events:
                 if found.type == "SANCTION":
                     self.sanctioned(live.stream, found.data)
@@ -109,6 +151,7 @@ class Ticker:
 
     def _audience(
         self,
+        live: Live,
         key: AudienceKey,
         number: int,
         events: list[Event],
@@ -125,7 +168,8 @@ class Ticker:
         seen = [found for found in events if sees(key, found)]
         moderator = key.visibility == "moderator"
         if seen:
-            frame = self._frame(key.codec, objects_of(seen, moderator=moderator))
+            frame = shared(self.engine, key, number, objects_of(seen, moderator=moderator), live)
+            self._spoken[number] = self._now()
             skip = {session.sid for session in apart}
             for sid in self.engine.broadcast(number, frame, skip):
                 self.arrivals.lags(sid, before)
@@ -145,18 +189,41 @@ class Ticker:
         return [session for user in hidden for session in self.sessions_of(stream, user)]
 
     def send_now(self, session: Session, objects: list[native.Object]) -> bool:
-        """Send one message to one session at once; False when its queue is full."""
-        return self.engine.send(session.sid, self._frame(session.wish.codec, objects))
+        """Send one message to one session at once; False when its queue is full.
+
+        With it the session has got everything up to `live.sent`.
+        """
+        return self._send(session, objects, sse.Place(session.live.epoch, session.live.sent))
+
+    def _send(
+        self, session: Session, objects: list[native.Object], place: sse.Place | None
+    ) -> bool:
+        # What is for one viewer goes as it is: no secrets beside text that an attacker chose.
+        wish = session.wish
+        frame = ENCODERS[wish.dialect](self.engine, wish.codec, objects, place, 0)
+        return self.engine.send(session.sid, frame)
 
     def _send_private(self, session: Session) -> None:
         objects, session.outgoing = session.outgoing, []
-        if objects and not self.send_now(session, objects):
+        if objects and not self._send(session, objects, None):
             # It lags: its acknowledgements wait with it, bounded.
             session.outgoing = objects[-100:]
 
-    def _frame(self, codec: str, objects: list[native.Object]) -> bytes:
-        payload, text = native.encode(codec, objects)
-        return self.engine.frame(payload, text=text)
+    def hearten(self, now: float) -> None:
+        """Tell the audiences whose dialect wants it, and that heard nothing for long, of it."""
+        spoken: dict[int, float] = {}
+        for stream, live in self.arrivals.lives().items():
+            for key, number in self.audiences.of(stream):
+                if key.dialect not in HEARTBEATS:
+                    continue
+                silence_s, heartbeat = HEARTBEATS[key.dialect]
+                spoken[number] = self._spoken.get(number, now)
+                if now - spoken[number] >= silence_s:
+                    spoken[number] = now
+                    place = sse.Place(live.epoch, live.sent)
+                    for sid in self.engine.broadcast(number, heartbeat(place)):
+                        self.arrivals.lags(sid, live.sent)
+        self._spoken = spoken
 
 
 def objects_of(events: list[Event], *, moderator: bool) -> list[native.Object]:

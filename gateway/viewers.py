@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import heapq
+import logging
 import secrets
 import time
 from collections.abc import Callable
 from typing import Any
 
 from gateway.arrivals import Arrivals
-from gateway.commands import BadCommand, Command, CommentCommand, parse
+from gateway.commands import BadCommand, Command, CommentCommand, ReactCommand, parse
 from gateway.dialects import native
-from gateway.engine import Closed, Drained, Engine, EngineEvent, Opened, Received, Request
+from gateway.engine import Closed, Drained, Engine, EngineEvent, Opened, Pinged, Received, Request
+from gateway.ephemeral import Ephemeral
 from gateway.feed import Feed
-from gateway.session import Refused, Session, SessionNames, claims_of, wish_of
+from gateway.live import Live
+from gateway.session import Refused, Session, SessionNames, check_origin, claims_of, wish_of
 from gateway.tick import Ticker
 from uproar import codes, ids
 from uproar.auth import Claims, Verifier
 from uproar.codes import CloseCode
 from uproar.config import Config
-from uproar.events import Sanction
+from uproar.events import SOVEREIGN_ROLES, Sanction
 from uproar.ipc import Answer, Draft, IngestLink, Traits
+from uproar.logs import event
+
+logger = logging.getLogger(__name__)
 
 
 class Viewers:
@@ -34,7 +40,8 @@ class Viewers:
         feed: Feed,
         ticker: Ticker,
         link: IngestLink,
-        viewer_count: Callable[[str], int | None],
+        ephemeral: Ephemeral,
+        react: Callable[[Live, Claims | None, ReactCommand], tuple[str, str] | None],
     ) -> None:
         self.config = config
         self.verifier = verifier
@@ -42,7 +49,10 @@ class Viewers:
         self.ticker = ticker
         self.engine: Engine = ticker.engine
         self.link = link
-        self.viewer_count = viewer_count
+        self.ephemeral = ephemeral
+        self.react = react
+        self.joined: Callable[[Session], None]
+        self.left: Callable[[Session], None]
         self.sessions: dict[int, Session] = {}
         self.by_stream: dict[str, set[int]] = {}
         self._by_user: dict[tuple[str, str], set[int]] = {}
@@ -56,6 +66,7 @@ class Viewers:
         self._actions: dict[type[Any], Callable[[Any], None]] = {
             Opened: self._opened,
             Received: self._received,
+            Pinged: self._pinged,
             Drained: lambda what: self.arrivals.drained(what.sid),
             Closed: self._closed,
         }
@@ -63,9 +74,12 @@ class Viewers:
     def on_engine(self, batch: list[EngineEvent]) -> None:
         """Take in what happened on the connections since the last turn of the hub."""
         for what in batch:
-            action = self._actions.get(type(what))
-            if action is not None:
-                action(what)
+            try:
+                self._actions[type(what)](what)
+            except Exception:
+                # A fault of ours costs the connection it is about, not the rest of the batch.
+                event(logger, "engine_event_failed", level=logging.ERROR, exc_info=True)
+                self.engine.close(what.sid, codes.INTERNAL_ERROR.code, "a fault of ours")
 
     # -- coming and going -------------------------------------------------------------------------
 
@@ -77,30 +91,26 @@ class Viewers:
 
     def _enter(self, sid: int, request: Request) -> None:
         gateway = self.config.gateway
-        self._check_origin(request)
+        check_origin(request, self.config.server.origins)
         wish = wish_of(request, gateway.backlog_default, gateway.backlog_max)
         claims = claims_of(wish, self.verifier.check)
         live = self.feed.watch(wish.stream)
         session = Session(sid, self.names.next(), wish, claims, live)
         self.sessions[sid] = session
         self.by_stream.setdefault(wish.stream, set()).add(sid)
+        self.joined(session)
         if claims is not None:
             self._by_user.setdefault((wish.stream, claims.sub), set()).add(sid)
         if claims is not None and claims.expires is not None:
             heapq.heappush(self._expiries, (claims.expires, sid))
         self.arrivals.enter(session)
 
-    def _check_origin(self, request: Request) -> None:
-        allowed = self.config.server.origins
-        origin = request.headers.get("origin")
-        if allowed and origin is not None and origin not in allowed:
-            raise Refused(codes.FORBIDDEN, "this origin is not among server.origins")
-
     def _closed(self, what: Closed) -> None:
         session = self.sessions.pop(what.sid, None)
         if session is None:
             return
         stream = session.live.stream
+        self.left(session)
         if session.claims is not None:
             mine = self._by_user.get((stream, session.claims.sub), set())
             mine.discard(what.sid)
@@ -116,6 +126,7 @@ class Viewers:
 
     def end(self, session: Session, code: CloseCode, reason: str) -> None:
         """Close a session with a code of the table."""
+        session.ended = True
         self.engine.close(session.sid, code.code, reason)
 
     def expire(self, now: float) -> None:
@@ -134,6 +145,8 @@ class Viewers:
         """Close the sessions of somebody who was banned; a timeout only stops the writing."""
         if sanction.action == "ban":
             for session in self.sessions_of(stream, sanction.user_id):
+                if session.claims is not None and session.claims.role in SOVEREIGN_ROLES:
+                    continue
                 self.end(session, codes.FORBIDDEN, "you are banned from this stream")
 
     def watching(self) -> dict[str, int]:
@@ -173,8 +186,8 @@ class Viewers:
             "user": user,
             "mode": live.standing.mode,
             "pinned": native.pinned_object(pinned) if pinned is not None else None,
-            "viewers": self.viewer_count(live.stream),
-            "reactions": {},
+            "viewers": self.ephemeral.viewers(live.stream),
+            "reactions": self.ephemeral.reactions(live.stream),
             "sampling": live.standing.ratio if live.standing.ratio < 1 else None,
             "limits": {
                 "max_chars": self.config.limits.max_chars,
@@ -190,25 +203,38 @@ class Viewers:
 
     def _received(self, what: Received) -> None:
         session = self.sessions.get(what.sid)
-        if session is None:
+        if session is None or session.ended:
             return
         if isinstance(what.data, str) != (session.wish.codec == "json"):
             expected = "text" if session.wish.codec == "json" else "binary"
             reason = f"this subprotocol speaks {expected} messages"
             self.end(session, codes.UNSUPPORTED_DATA, reason)
             return
-        second = int(time.monotonic())
-        limit = self.config.limits.commands_per_second
         for command in parse(what.data):
-            if not session.serves and not session.counts_command(second, limit):
-                reason = f"at most {limit} commands a second"
-                self.end(session, codes.TOO_MANY_COMMANDS, reason)
+            if not self._admits(session):
                 return
             self._command(session, command)
+
+    def _pinged(self, what: Pinged) -> None:
+        session = self.sessions.get(what.sid)
+        if session is not None and not session.ended:
+            self._admits(session)
+
+    def _admits(self, session: Session) -> bool:
+        """Count one command or ping; a session that sends too many is closed."""
+        limit = self.config.limits.commands_per_second
+        if session.serves or session.counts_command(int(time.monotonic()), limit):
+            return True
+        self.end(session, codes.TOO_MANY_COMMANDS, f"at most {limit} commands a second")
+        return False
 
     def _command(self, session: Session, command: Command | BadCommand) -> None:
         if isinstance(command, CommentCommand):
             self._comment(session, command)
+        elif isinstance(command, ReactCommand):
+            refusal = self.react(session.live, session.claims, command)
+            if refusal is not None:
+                self._reject(session, None, *refusal)
         elif isinstance(command, BadCommand):
             self._reject(session, command.nonce, "bad_request", command.message)
         else:

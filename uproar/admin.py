@@ -71,7 +71,8 @@ class Machine:
 
     def metrics(self) -> str:
         """Return every process's metrics and what the supervisor knows of the processes."""
-        found = self.statuses([*gateway_names(self._config), *WORKERS])
+        webhooks = ["webhooks"] if self._config.webhooks.targets else []
+        found = self.statuses([*gateway_names(self._config), *WORKERS, *webhooks])
         texts = [(name, str(doc.get("metrics") or "")) for name, doc in found.items() if doc]
         running = leftovers.read(self._config.run_dir / "pids.json")
         return (

@@ -1,23 +1,39 @@
 """Tokens: JWTs that say who somebody is, in which role, and in which streams.
 
 Comes in: a compact JWT. Goes out: `Claims`, or AuthError with a sentence that is safe to show. The
-signing key is 32 random bytes in a file of mode 0600, made at the first start.
+signing key (HS256) is 32 random bytes in a file of mode 0600, made at the first start; the public
+keys of a platform come from `uproar.jwks`. Each key is bound to one algorithm (RFC 8725 section
+3.1): what a token says of itself picks among keys, never how a key is used. docs/tokens.md.
 """
 
 from __future__ import annotations
 
+import binascii
+import hashlib
 import os
+import re
 import secrets
 import time
+from base64 import urlsafe_b64decode
+from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import jwt
 import msgspec
 
+from uproar import jwks
+from uproar.config import Config
 from uproar.events import MODERATING_ROLES, ROLES, User
+from uproar.jwks import Key, KeySet
 
-ALGORITHM = "HS256"
+ALGORITHM: Final = "HS256"
+TOKEN_CHARS: Final = 8192  # a request head has 16 KB
+TRIES: Final = 4  # keys a token without `kid` is tried with: each costs some 50 us
+LATEST_S: Final = 253_402_300_799  # the end of the year 9999; milliseconds of today are above it
+
+_COMPACT: Final = re.compile(r"([A-Za-z0-9_-]+)\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*")
 
 
 class AuthError(Exception):
@@ -25,7 +41,7 @@ class AuthError(Exception):
 
 
 class Claims(msgspec.Struct, frozen=True):
-    """Who a session belongs to. `expires` is unix seconds, None for never."""
+    """Who a session belongs to. Times are unix seconds; None: never, or not said."""
 
     sub: str
     name: str
@@ -34,6 +50,9 @@ class Claims(msgspec.Struct, frozen=True):
     expires: int | None = None
     color: str | None = None
     badges: tuple[str, ...] | None = None
+    follows_since: int | None = None  # None: no follower
+    subscriber: bool = False
+    created_at: int | None = None  # when the account was made
 
     @property
     def moderates(self) -> bool:
@@ -90,56 +109,213 @@ def make_token(
     return jwt.encode(claims, key, algorithm=ALGORITHM)
 
 
-class Verifier:
-    """Checks tokens against one key and remembers the good ones for a while.
+class _Header(msgspec.Struct, frozen=True):
+    """What a token says of its signature. `jku`, `jwk`, `x5u` and the rest are ignored."""
 
-    The cache is bounded and keyed by the whole token, so a client that reconnects costs a look-up.
+    alg: str
+    kid: str | None = None
+    crit: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+class Verifier:
+    """Checks tokens and remembers the good ones, so a client that reconnects costs a look-up.
+
+    What is remembered is bounded, holds no longer than the token, and is forgotten when a key set
+    changes. `check` never waits: key sets are read in the background.
     """
 
-    def __init__(self, key: bytes, leeway_s: float = 5.0, cache: int = 10_000) -> None:
-        self._key = key
+    def __init__(
+        self,
+        key: bytes,
+        leeway_s: float = 5.0,
+        cache: int = 10_000,
+        *,
+        keys: Sequence[Key] = (),
+        sets: Sequence[KeySet] = (),
+        issuer: str = "",
+        audience: str = "",
+    ) -> None:
+        """`key` is the signing key; `keys` and `sets` the platform's. Empty `issuer`: any."""
+        self._own = Key(None, ALGORITHM, key, own=True)
         self._leeway_s = leeway_s
-        self._cache: dict[str, Claims] = {}
+        self._keys = tuple(keys)
+        self._sets = tuple(sets)
+        self._issuer, self._audience = issuer, audience
+        self._jws = jwt.PyJWS(algorithms=[ALGORITHM, "RS256", "ES256", "EdDSA"])
+        self._cache: OrderedDict[bytes, Claims] = OrderedDict()
         self._cache_size = cache
+        self._cached_for = tuple(found.keys for found in self._sets)
+
+    @classmethod
+    def from_config(cls, config: Config) -> Verifier:
+        """Return one with all keys of the configuration, its key sets being read from now on.
+
+        Raises AuthError that names the file. The keys of a URL may come some moments later.
+        """
+        keys, sets = platform_keys(config)
+        for found in sets:
+            found.start()
+        return cls(
+            load_key(config.key_path),
+            config.auth.leeway_s,
+            keys=keys,
+            sets=sets,
+            issuer=config.auth.issuer,
+            audience=config.auth.audience,
+        )
+
+    def close(self) -> None:
+        """Stop reading key sets."""
+        for found in self._sets:
+            found.close()
 
     def check(self, token: str, now: float | None = None) -> Claims:
-        """Return the claims; raises AuthError."""
-        if len(token) > 8192:
-            raise AuthError("the token is longer than 8,192 characters")
-        if not token.isascii():
-            raise AuthError("the token is not one of ours: it is no valid JWT")
-        claims = self._cache.get(token)
+        """Return the claims (`now` in unix seconds, None for the clock's); raises AuthError."""
+        if len(token) > TOKEN_CHARS:
+            raise AuthError(f"the token is longer than {TOKEN_CHARS:,} characters")
+        moment = time.time() if now is None else now
+        name = hashlib.blake2b(token.encode("utf-8", "replace"), digest_size=16).digest()
+        claims = self._remembered(name)
         if claims is None:
-            try:
-                claims = _claims(
-                    jwt.decode(
-                        token,
-                        self._key,
-                        algorithms=[ALGORITHM],
-                        leeway=self._leeway_s,
-                        options={"require": ["sub"], "verify_aud": False},
-                    )
-                )
-            except jwt.ExpiredSignatureError as error:
-                raise AuthError("the token has expired; get a new one") from error
-            except jwt.PyJWTError as error:
-                raise AuthError("the token is not one of ours: " + _reason(error)) from error
+            claims = self._checked(token, moment)
             if len(self._cache) >= self._cache_size:
-                self._cache.clear()
-            self._cache[token] = claims
-        if claims.expires is not None:
-            moment = time.time() if now is None else now
-            if claims.expires + self._leeway_s < moment:
-                raise AuthError("the token has expired; get a new one")
+                self._cache.popitem(last=False)
+            self._cache[name] = claims
+        elif claims.expires is not None and claims.expires + self._leeway_s <= moment:
+            self._cache.pop(name, None)
+            raise AuthError("the token has expired; get a new one")
         return claims
 
+    def _remembered(self, name: bytes) -> Claims | None:
+        for found, known in zip(self._sets, self._cached_for, strict=True):
+            if found.keys is not known:  # a key may have been withdrawn
+                self._cache.clear()
+                self._cached_for = tuple(found.keys for found in self._sets)
+                return None
+        return self._cache.get(name)
 
-def _reason(error: jwt.PyJWTError) -> str:
-    if isinstance(error, jwt.InvalidSignatureError):
-        return "its signature does not fit"
-    if isinstance(error, jwt.InvalidAlgorithmError):
-        return f"it must be signed with {ALGORITHM}"
-    return "it is no valid JWT"
+    def _checked(self, token: str, moment: float) -> Claims:
+        header = _header(token)
+        for key in self._candidates(header):
+            try:
+                payload = self._jws.decode(token, key.key, algorithms=[key.algorithm])
+            except jwt.InvalidSignatureError:
+                continue
+            except jwt.PyJWTError as error:
+                raise _refused("it is no valid JWT") from error
+            raw = _document(payload)
+            self._check_times(raw, moment)
+            self._check_parties(raw, key)
+            return _claims(raw)
+        raise _refused("its signature does not fit")
+
+    def _candidates(self, header: _Header) -> list[Key]:
+        """Return the keys that may have signed a token; raises AuthError when there are none."""
+        if header.alg.lower() == "none":
+            raise _refused("it is not signed")
+        if header.crit is not msgspec.UNSET:
+            raise _refused("it demands an extension (`crit`) that is not known here")
+        if header.alg == ALGORITHM:
+            return [self._own]  # one key: its tokens need no name
+        keys = [*self._keys, *(key for found in self._sets for key in found.keys)]
+        fitting = [key for key in keys if key.algorithm == header.alg]
+        if header.kid is not None:
+            named = [key for key in fitting if key.kid == header.kid][:TRIES]
+            if named:
+                return named
+        elif len(fitting) > TRIES:
+            raise _refused(f"it names no key (`kid`), and {len(fitting)} could have signed it")
+        elif fitting:
+            return fitting
+        if self._sets and header.alg in ("RS256", "ES256", "EdDSA"):
+            for found in self._sets:
+                found.want()
+            raise _refused("its key is not among the platform's; they are read again, try later")
+        if fitting:
+            raise _refused("the key that it names (`kid`) is not known here")
+        takes = sorted({ALGORITHM, *(key.algorithm for key in keys)})
+        raise _refused(f"it must be signed with {' or '.join(takes)}")
+
+    def _check_times(self, raw: dict[str, Any], moment: float) -> None:
+        expires, begins = _time(raw, "exp"), _time(raw, "nbf")
+        issued = _time(raw, "iat")
+        if expires is not None and expires + self._leeway_s <= moment:
+            raise AuthError("the token has expired; get a new one")
+        if begins is not None and begins - self._leeway_s > moment:
+            raise AuthError("the token is not valid yet (`nbf`); set the clocks right")
+        if issued is not None and issued - self._leeway_s > moment:
+            raise AuthError("the token is from the future (`iat`); set the clocks right")
+
+    def _check_parties(self, raw: dict[str, Any], key: Key) -> None:
+        """Refuse what another issuer made, or made for others. Own tokens need name neither."""
+        issuer, audience = raw.get("iss"), raw.get("aud")
+        if self._issuer and issuer != self._issuer and not (key.own and issuer is None):
+            raise AuthError("the token is of another issuer (`iss`)")
+        if audience is None:
+            if self._audience and not key.own:
+                raise AuthError("the token names no audience (`aud`); it must be the one set here")
+        elif not self._audience or self._audience not in (
+            audience if isinstance(audience, list) else [audience]
+        ):
+            raise AuthError("the token is for another audience (`aud`)")
+
+
+def platform_keys(config: Config) -> tuple[list[Key], list[KeySet]]:
+    """Return the keys of `auth.keys`, and the key sets with what is known of them here and now.
+
+    Raises AuthError that names the setting and the file. A URL is not asked yet: `KeySet.start`.
+    """
+    settings = config.auth
+    every_s = settings.jwks_refresh_s, settings.jwks_cooldown_s, settings.jwks_timeout_s
+    sets = []
+    if settings.jwks_url:
+        sets.append(KeySet(settings.jwks_url, *every_s, kept=config.jwks_path))
+    if settings.jwks_file:
+        sets.append(KeySet(str(Path(settings.jwks_file).expanduser()), *every_s))
+    setting = "auth.keys"
+    try:
+        keys = [jwks.read_pem(Path(name).expanduser()) for name in settings.keys]
+        setting = "auth.jwks_file"
+        for found in sets:
+            found.load()
+    except jwks.BadKey as error:
+        raise AuthError(f"{setting}: {error}") from error
+    return keys, sets
+
+
+def _refused(reason: str) -> AuthError:
+    return AuthError(f"the token is not one of ours: {reason}")
+
+
+def _header(token: str) -> _Header:
+    found = _COMPACT.fullmatch(token)
+    if found is None:
+        raise _refused("it is no valid JWT")
+    try:
+        raw = urlsafe_b64decode(found[1] + "=" * (-len(found[1]) % 4))
+        return msgspec.json.decode(raw, type=_Header)
+    except (binascii.Error, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise _refused("it is no valid JWT") from error
+
+
+def _document(payload: bytes) -> dict[str, Any]:
+    try:
+        raw = msgspec.json.decode(payload)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise _refused("its claims are no sound JSON") from error
+    if not isinstance(raw, dict):
+        raise _refused("its claims are no JSON object")
+    return raw
+
+
+def _time(raw: dict[str, Any], claim: str, *, null: bool = False) -> int | None:
+    """Return a claim in unix seconds, None where it is absent or may be null; raises AuthError."""
+    value = raw.get(claim)
+    if value is None and (null or claim not in raw):
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= LATEST_S:
+        raise AuthError(f"the claim `{claim}` must be a time in unix seconds")
+    return int(value)
 
 
 def _claims(raw: dict[str, Any]) -> Claims:
@@ -158,7 +334,7 @@ def _claims(raw: dict[str, Any]) -> Claims:
         allowed = tuple(item.lower() for item in streams)
     else:
         raise AuthError('the claim `streams` must be "*" or a list of stream ids')
-    expires, color, badges = raw.get("exp"), raw.get("color"), raw.get("badges")
+    color, badges, subscriber = raw.get("color"), raw.get("badges"), raw.get("subscriber", False)
     if color is not None and not (isinstance(color, str) and len(color) <= 32 and printable(color)):
         raise AuthError("the claim `color` must be a string of at most 32 characters")
     if badges is not None and not (
@@ -167,14 +343,19 @@ def _claims(raw: dict[str, Any]) -> Claims:
         and all(isinstance(item, str) and len(item) <= 64 and printable(item) for item in badges)
     ):
         raise AuthError("the claim `badges` must be a list of at most 16 strings")
+    if not isinstance(subscriber, bool):
+        raise AuthError("the claim `subscriber` must be true or false")
     return Claims(
         sub=sub,
         name=name,
         role=role,
         streams=allowed,
-        expires=int(expires) if expires is not None else None,
+        expires=_time(raw, "exp"),
         color=color,
         badges=tuple(badges) if badges else None,
+        follows_since=_time(raw, "follows_since", null=True),
+        subscriber=subscriber,
+        created_at=_time(raw, "created_at", null=True),
     )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 ROLES: Final = ("viewer", "vip", "moderator", "broadcaster", "service")
-WORKER_ROLES: Final = ("ingest", "coordinator", "archive", "moderation")
+WORKER_ROLES: Final = ("ingest", "coordinator", "archive", "moderation", "webhooks")
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
@@ -155,7 +156,9 @@ def token(
 @main.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--stream", required=True, metavar="ID", help="The stream to play into.")
-@click.option("--speed", type=float, default=1.0, show_default=True, help="2: twice as fast; 0: no waiting.")
+@click.option(
+    "--speed", type=float, default=1.0, show_default=True, help="2: twice as fast; 0: no waiting."
+)
 @click.option("--url", default="http://127.0.0.1:8080", show_default=True)
 def replay(file: Path, stream: str, speed: float, url: str) -> None:
     """Play a chat log (JSON lines: t_ms, user, role, text); service token in UPROAR_TOKEN."""
@@ -172,6 +175,91 @@ def replay(file: Path, stream: str, speed: float, url: str) -> None:
     from uproar.replay import replay as play
 
     sys.exit(play(file, stream, speed, url, made))
+
+
+@main.command()
+@click.option("--role", type=click.Choice(ROLES), default="viewer", show_default=True)
+@_data_option
+@_config_option
+def moderate(role: str, data: str | None, config_file: Path | None) -> None:
+    """Judge text lines from stdin: one JSON decision a line (action, stage, categories, spans)."""
+    from uproar.moderate import decisions, moderator_of
+
+    try:
+        moderator = moderator_of(_load(config_file, {"data": data}))
+    except (OSError, ValueError) as error:
+        raise Sentence(str(error)) from error
+    for line in decisions(moderator, sys.stdin.buffer, role):
+        sys.stdout.buffer.write(line)
+        sys.stdout.buffer.flush()  # a program may be waiting for the answer to its line
+
+
+@main.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def bench(arguments: tuple[str, ...]) -> None:
+    """Measure a system on this machine: `uproar bench [NAME…] [--json]`."""
+    try:
+        from benchmarks.__main__ import main as measure
+    except ModuleNotFoundError as error:
+        if error.name != "benchmarks":
+            raise
+        raise Sentence("the benchmarks lie in the source tree; run `make bench` there") from error
+    measure(arguments, prog_name="uproar bench")
+
+
+@main.command()
+@click.argument("user")
+@click.option("--stream", metavar="ID", help="On this stream only; default: on all.")
+@_data_option
+@_config_option
+def kick(user: str, stream: str | None, data: str | None, config_file: Path | None) -> None:
+    """Close every open connection of USER (an id, not a name)."""
+    config = _load(config_file, {"data": data})
+    from uproar.auth import printable
+    from uproar.bus import BusLost
+    from uproar.bus.valkey import ValkeyBus
+    from uproar.kick import kick as kicked
+    from uproar.state import StateLost
+    from uproar.state.valkey import ValkeyState
+
+    if not 1 <= len(user) <= 64 or not printable(user):
+        raise Sentence("a user id has 1 to 64 characters without controls")
+    state, bus = ValkeyState(config), ValkeyBus(config)
+    try:
+        seats = kicked(state, bus, user, stream.lower() if stream else None)
+    except (StateLost, BusLost) as error:
+        raise Sentence(
+            f"{config.data_dir}: no uproar runs on this data directory ({error}); "
+            "name another with --data"
+        ) from error
+    finally:
+        state.close()
+        bus.close()
+    if not seats:
+        click.echo(f"{user} has no open session{f' on {stream}' if stream else ''}")
+        return
+    for seat in seats:
+        click.echo(f"kicked {user} from {seat.stream} (session {seat.session})")
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@_data_option
+@_config_option
+def doctor(as_json: bool, data: str | None, config_file: Path | None) -> None:
+    """Examine this machine: what is there, what is needed, what to do. Exit 1: something fails."""
+    config = _load(config_file, {"data": data})
+    import json
+
+    from uproar import doctor as examination
+
+    rows = examination.examine(config)
+    if as_json:
+        click.echo(json.dumps(examination.document(rows), ensure_ascii=False))
+    else:
+        width = min(140, shutil.get_terminal_size().columns)
+        click.echo(examination.table(rows, width), nl=False)
+    sys.exit(0 if examination.healthy(rows) else 1)
 
 
 @main.command()

@@ -22,6 +22,7 @@ from typing import Any, Final, Literal, NamedTuple
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 from uproar import __version__, wire
+from uproar.deflate import OFFER, accepted
 from uproar.frames import (
     Binary,
     Close,
@@ -99,13 +100,17 @@ class ClientCore:
         token_by: Literal["header", "query", "subprotocol"] = "header",
         backlog: int | None = None,
         rate: str | int | None = None,
+        deflate: bool = False,
         epoch: str | None = None,
         offset: int | None = None,
         backoff_s: float = 0.2,
         backoff_max_s: float = 10.0,
         chance: random.Random | None = None,
     ) -> None:
-        """Raises ValueError for a URL that is not ws, wss, http or https with a host."""
+        """`deflate` offers permessage-deflate; a server may decline it, `deflated` says so.
+
+        Raises ValueError for a URL that is not ws, wss, http or https with a host.
+        """
         parts = urlsplit(url)
         if parts.scheme not in ("ws", "wss", "http", "https") or not parts.hostname:
             raise ValueError(
@@ -123,6 +128,7 @@ class ClientCore:
         self.welcome: Event | None = None
         self.connections = 0  # WELCOMEs so far
         self.repeats = 0
+        self.deflated = False  # agreed on for the connection that stands
         self._netloc = parts.netloc.rpartition("@")[2]
         self._path = parts.path or "/"
         self._query = parse_qsl(parts.query, keep_blank_values=True)
@@ -130,6 +136,7 @@ class ClientCore:
         self._token_by = token_by
         self._backlog = backlog
         self._rate = rate
+        self._offers = deflate
         self._backoff_s = backoff_s
         self._backoff_max_s = backoff_max_s
         self._chance = chance or random.Random()
@@ -174,11 +181,14 @@ class ClientCore:
             f"Sec-WebSocket-Protocol: {protocols}",
             f"User-Agent: uproar/{__version__}",
         ]
+        if self._offers:
+            lines.append(f"Sec-WebSocket-Extensions: {OFFER}")
         if self._token is not None and self._token_by == "header":
             lines.append(f"Authorization: Bearer {self._token}")
         self._out = bytearray("\r\n".join([*lines, "", ""]).encode("latin-1"))
         self._head = bytearray()
         self._parser = FrameParser(role="client", max_message=MAX_MESSAGE)
+        self.deflated = False
         self._heard_at = self._asked_at = now
         self._welcomed_at = 0.0
         self._move_at = None
@@ -389,13 +399,18 @@ class ClientCore:
         elif headers.get("sec-websocket-protocol") != self.codec.subprotocol:
             fault = f"it does not choose {self.codec.subprotocol}"
         elif "sec-websocket-extensions" in headers:
-            fault = "it chooses an extension that was not offered"
+            chosen = headers["sec-websocket-extensions"]
+            unasked = "it chooses an extension that was not offered"
+            fault = accepted(chosen) if self._offers else unasked
+            self.deflated = not fault
         if fault:
             self._end(
                 Closed(1006, f"the handshake's answer is wrong: {fault}", Retry.NEVER),
                 self._heard_at,
             )
             return
+        if self.deflated:
+            self._parser = FrameParser(role="client", max_message=MAX_MESSAGE, deflate=True)
         self.state = State.OPEN
 
     def _welcomed(self, event: Event, now: float) -> None:

@@ -31,6 +31,7 @@ BAD_REQUEST: Final = CloseCode(4000, "bad_request", "no")
 UNAUTHORIZED: Final = CloseCode(4001, "unauthorized", "token")
 FORBIDDEN: Final = CloseCode(4003, "forbidden", "no")
 UNKNOWN_STREAM: Final = CloseCode(4004, "unknown_stream", "no")
+KICKED: Final = CloseCode(4005, "kicked", "no")
 TOO_SLOW: Final = CloseCode(4008, "too_slow", "yes")
 TOO_MANY_COMMANDS: Final = CloseCode(4029, "too_many_commands", "yes")
 
@@ -39,7 +40,7 @@ CLOSE_CODES: Final = {
     for entry in (
         NORMAL, GOING_AWAY, PROTOCOL_ERROR, UNSUPPORTED_DATA, INVALID_PAYLOAD, TOO_BIG,
         INTERNAL_ERROR, TRY_AGAIN_LATER, BAD_REQUEST, UNAUTHORIZED, FORBIDDEN, UNKNOWN_STREAM,
-        TOO_SLOW, TOO_MANY_COMMANDS,
+        KICKED, TOO_SLOW, TOO_MANY_COMMANDS,
     )
 }  # fmt: skip
 

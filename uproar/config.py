@@ -25,6 +25,9 @@ ENV_RESERVED = frozenset(
     f"UPROAR_{word}" for word in ("TOKEN", "ENGINE", "CHAT_DATA", "NATIVE", "DEBUG", "STACK")
 )
 
+MODERATION_STAGES = ("rules", "linear", "reputation")
+MODERATION_ACTIONS = ("allow", "flag", "hold", "delete")
+
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Positive = Annotated[int, Meta(ge=1)]
 Natural = Annotated[int, Meta(ge=0)]
@@ -92,6 +95,7 @@ class Limits(_Section):
     max_bytes: Annotated[int, Meta(ge=1, le=16_000)] = 2000  # 500 code points of 4 bytes
     per_minute: PerMinute = msgspec.field(default_factory=PerMinute)
     commands_per_second: Positive = 50  # per session, over a second; above: close 4029
+    reactions_per_message: Positive = 100  # the `count` of one REACT: two seconds of fast tapping
     command_bytes: Annotated[int, Meta(ge=1024, le=1 << 20)] = 65_536  # one WebSocket message
     body_bytes: Annotated[int, Meta(ge=1024, le=1 << 24)] = 1 << 20  # one HTTP request body
     handshake_s: Seconds = 5.0  # for the whole request head
@@ -138,6 +142,17 @@ class Sampling(_Section):
     calm_s: Seconds = 10.0  # for so long: sampling ends
 
 
+Kind = Annotated[str, Meta(pattern=r"^[a-z0-9_-]{1,32}$")]
+
+
+class Reactions(_Section):
+    """What viewers may react with. Words, so that every client draws them in its own way."""
+
+    kinds: Annotated[list[Kind], Meta(min_length=1, max_length=32)] = msgspec.field(
+        default_factory=lambda: ["fire", "heart", "clap", "laugh", "wow", "sad"]
+    )
+
+
 class Gateway(_Section):
     """The process that holds viewers."""
 
@@ -156,10 +171,50 @@ class Gateway(_Section):
     drain_s: Annotated[float, Meta(ge=0, le=3600)] = 1.0  # RECONNECTs are spread over this
 
 
-class Moderation(_Section):
-    """The worker that deletes comments after they were published."""
+Share = Annotated[float, Meta(ge=0, le=1)]
 
+
+class Moderation(_Section):
+    """What is looked for in comments, and what it leads to; docs/moderating.md has the figures.
+
+    An action is `allow` (not looked for), `flag` (moderators see it), `hold` or `delete`.
+    """
+
+    # In this order; one that is left out is off.
+    stages: list[str] = msgspec.field(default_factory=lambda: list(MODERATION_STAGES))
     terms_files: list[str] = []  # one term a line, `*` as wildcard; added to {data}/terms.txt
+    flag_at: Share = 0.9  # the model's probability; below, it is wrong more often than right
+    delete_at: Share = 0.98  # and only of what is said to somebody: swearing is no abuse
+    links: str = "flag"  # 2 of 3,888 comments of real chat have one
+    link_domains: list[str] = []  # allowed, with their subdomains
+    # Who may post links; moderators, broadcasters and services always may.
+    link_roles: list[str] = msgspec.field(default_factory=lambda: ["vip"])
+    caps: str = "allow"  # emote names and joy are capitals: 2 to 11 % of real chat
+    caps_share: Share = 0.6  # of the letters
+    caps_letters: Positive = 8  # fewer letters say nothing
+    repetition: str = "allow"  # a quarter of a real emote wave
+    repetition_times: Annotated[int, Meta(ge=2)] = 6  # the same words in a row, in 50 characters
+    duplicates: str = "flag"  # per user; the same text by many is culture
+    duplicates_times: Annotated[int, Meta(ge=2, le=100)] = 5  # copies; 3 are 7 % of an emote wave
+    duplicates_s: Seconds = 30.0  # within this time
+    strikes: Positive = 3  # deletions by moderation, not by people, that lead to a sanction
+    strikes_s: Annotated[float, Meta(gt=0, le=600)] = 600.0  # within this; the log keeps 600 s
+    # The first timeout, the second …; then a shadow ban.
+    timeouts_s: list[Seconds] = msgspec.field(default_factory=lambda: [300.0, 1800.0])
+    forget_s: Annotated[float, Meta(gt=0, le=31_536_000)] = 86_400.0  # then it is a first one again
+
+
+class Webhooks(_Section):
+    """Deletions, sanctions, starts and ends of streams, told to a backend: docs/rooms.md."""
+
+    targets: Annotated[list[str], Meta(max_length=16)] = []  # URLs that are POSTed to; empty: none
+    key_file: str = ""  # signs the bodies; empty: {data}/webhook.key, made at the first start
+    allow_private: bool = False  # targets at loopback and private addresses
+    timeout_s: Seconds = 5.0  # of one try, from connecting to the answer's status
+    queue: Annotated[int, Meta(ge=1, le=100_000)] = 10_000  # events per target; `drop_oldest`
+    give_up_s: Seconds = 600.0  # of tries for one event; as long as the log is kept anyway
+    backoff_s: Seconds = 1.0  # after the first failure; doubles
+    backoff_max_s: Seconds = 60.0
 
 
 class Supervisor(_Section):
@@ -185,9 +240,11 @@ class Config(_Section):
     state: State = msgspec.field(default_factory=State)
     sampling: Sampling = msgspec.field(default_factory=Sampling)
     emotes: dict[str, str] = msgspec.field(default_factory=dict)  # word → image URL
+    reactions: Reactions = msgspec.field(default_factory=Reactions)
     ingest: Ingest = msgspec.field(default_factory=Ingest)
     gateway: Gateway = msgspec.field(default_factory=Gateway)
     moderation: Moderation = msgspec.field(default_factory=Moderation)
+    webhooks: Webhooks = msgspec.field(default_factory=Webhooks)
     supervisor: Supervisor = msgspec.field(default_factory=Supervisor)
 
     @property
@@ -199,6 +256,12 @@ class Config(_Section):
     def jwks_path(self) -> Path:
         """Where the last good keys of `auth.jwks_url` survive a restart."""
         return self.data_dir / "jwks.json"
+
+    @property
+    def webhook_key_path(self) -> Path:
+        """The file of the key that signs webhooks."""
+        file = self.webhooks.key_file
+        return Path(file).expanduser() if file else self.data_dir / "webhook.key"
 
     @property
     def key_path(self) -> Path:
@@ -283,6 +346,9 @@ def _check(config: Config) -> None:
     if config.gateway.backlog_default > config.gateway.backlog_max:
         raise ConfigError("gateway.backlog_default: above gateway.backlog_max; raise the latter")
     _check_url(config.auth.jwks_url, "auth.jwks_url")
+    for number, url in enumerate(config.webhooks.targets):
+        _check_url(url or "-", f"webhooks.targets[{number}]")
+    _check_moderation(config.moderation)
     if config.server.port and config.server.port == config.server.admin_port:
         raise ConfigError(
             f"server.admin_port: {config.server.port} is taken by server.port; choose another"
@@ -300,6 +366,23 @@ def _check_url(url: str, path: str) -> None:
         sound = False
     if not sound or "@" in parts.netloc or not (url.isascii() and url.isprintable()) or " " in url:
         raise ConfigError(f"{path}: write https://HOST[:PORT]/PATH (http:// for a server nearby)")
+
+
+def _check_moderation(moderation: Moderation) -> None:
+    for name in moderation.stages:
+        if name not in MODERATION_STAGES or moderation.stages.count(name) > 1:
+            raise ConfigError(
+                f'moderation.stages: "{name}" twice or unknown; there are '
+                f"{', '.join(MODERATION_STAGES)}"
+            )
+    for field in ("links", "caps", "repetition", "duplicates"):
+        action = getattr(moderation, field)
+        if action not in MODERATION_ACTIONS:
+            raise ConfigError(
+                f'moderation.{field}: "{action}" is no action; take {", ".join(MODERATION_ACTIONS)}'
+            )
+    if moderation.flag_at > moderation.delete_at:
+        raise ConfigError("moderation.flag_at: above moderation.delete_at; lower it")
 
 
 def _put(tree: dict[str, Any], path: list[str], value: Any, source: str) -> None:

@@ -34,6 +34,7 @@ RATE_5: Final = 8
 MASK_ALL: Final = SHOWN | RATE_50 | RATE_20 | RATE_5
 
 ROLES: Final = ("viewer", "vip", "moderator", "broadcaster", "service")
+SOVEREIGN_ROLES: Final = frozenset({"broadcaster", "service"})  # out of moderators' reach
 MODERATING_ROLES: Final = frozenset({"moderator", "broadcaster", "service"})
 
 # What the store, the codecs and every consumer can hold; a record with other values is poisoned.
@@ -59,7 +60,7 @@ class Comment(msgspec.Struct, array_like=True, frozen=True, omit_defaults=True, 
     id: CommentId
     user: User
     text: str
-    ts: Millis
+    ts: Annotated[int, Meta(ge=0, lt=1 << 62)]  # a service may say when
     reply_to: CommentId | None = None
     emotes: tuple[tuple[str, int, int], ...] | None = None
 

@@ -1,8 +1,9 @@
 """WebSocket framing without sockets (RFC 6455 sections 5 to 7), for both roles.
 
 Comes in: bytes as they arrive, in pieces of any size. Goes out: whole messages, or the one error
-that ends the connection. No extension is spoken: a frame with a reserved bit is refused. A length
-in more bytes than it needs is taken, as all browsers do.
+that ends the connection. The one extension spoken is permessage-deflate, where it was agreed on
+(`uproar.deflate`); any other reserved bit is refused. A length in more bytes than it needs is
+taken, as all browsers do.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import codecs
 from enum import IntEnum
 from struct import Struct
 from typing import Final, Literal, NamedTuple, TypeAlias
+
+from uproar.deflate import DeflateError, TooBig, inflate
 
 
 class Opcode(IntEnum):
@@ -68,6 +71,7 @@ class ProtocolError(Exception):
 
 
 NO_STATUS: Final = 1005
+RSV1: Final = 0x40  # set on the first frame of a compressed message (RFC 7692 section 6)
 
 # The codes that may stand in a close frame: RFC 6455 section 7.4 and the IANA registry, which has
 # 1012 to 1014 as well. 1004, 1005, 1006 and 1015 never travel.
@@ -92,10 +96,22 @@ def apply_mask(data: bytes, mask: bytes) -> bytes:
     return (int.from_bytes(data, "little") ^ int.from_bytes(key, "little")).to_bytes(size, "little")
 
 
-def encode(opcode: int, payload: bytes, *, fin: bool = True, mask: bytes | None = None) -> bytes:
-    """Return one frame; `mask` is four random bytes for a client, None for a server."""
+def encode(
+    opcode: int,
+    payload: bytes,
+    *,
+    fin: bool = True,
+    mask: bytes | None = None,
+    compressed: bool = False,
+) -> bytes:
+    """Return one frame; `mask` is four random bytes for a client, None for a server.
+
+    `compressed` says that the payload begins a message as `deflate.compress` gives it.
+    """
     size = len(payload)
     first = opcode | 0x80 if fin else opcode
+    if compressed:
+        first |= RSV1
     second = 0 if mask is None else 0x80
     if size < 126:
         head = bytes((first, second | size))
@@ -126,7 +142,8 @@ class FrameParser:
 
     `role` is ours: a `server` takes masked frames only, a `client` unmasked ones only. A message,
     whole or in fragments, has at most `max_message` bytes; a larger one is refused as soon as a
-    header announces it. So no more is held than one message and the bytes of one `feed`.
+    header announces it. So no more is held than one message and the bytes of one `feed`. With
+    `deflate` a message may come compressed; inflated it has at most `max_message` bytes as well.
 
     The first error stands in `error`: the `feed` that met it returns the messages before it, and
     every later `feed` raises it. After a Close input is ignored.
@@ -135,7 +152,9 @@ class FrameParser:
     __slots__ = (
         "_buffer",
         "_closed",
+        "_compressed",
         "_decoder",
+        "_deflate",
         "_fragments",
         "_max_fragments",
         "_max_message",
@@ -149,17 +168,24 @@ class FrameParser:
     )
 
     def __init__(
-        self, *, role: Literal["server", "client"], max_message: int, max_fragments: int = 4096
+        self,
+        *,
+        role: Literal["server", "client"],
+        max_message: int,
+        max_fragments: int = 4096,
+        deflate: bool = False,
     ) -> None:
         self.error: ProtocolError | None = None
         self._server = role == "server"
         self._max_message = max_message
         self._max_fragments = max_fragments
+        self._deflate = deflate
         self._buffer = bytearray()
         self._need = 2  # bytes that the buffer must hold before looking again is worth it
         self._closed = False
         # The fragmented message under way: its opcode (0: none), size and pieces so far.
         self._opcode = 0
+        self._compressed = False
         self._fragments = 0
         self._total = 0
         self._parts = bytearray()
@@ -207,7 +233,7 @@ class FrameParser:
             first, second = source[position], source[position + 1]
             opcode = first & 0x0F
             if first & 0x70:
-                raise ProtocolError(1002, "a reserved bit is set, but no extension was agreed on")
+                self._check_reserved(first)
             if second & 0x80 != masked_bit:
                 raise ProtocolError(
                     1002,
@@ -252,12 +278,33 @@ class FrameParser:
                 if opcode == Opcode.CLOSE:
                     break
             elif first & 0x80 and opcode:
+                if first & RSV1:
+                    payload = self._inflate(payload)
                 messages.append(Text(_text(payload)) if opcode == 1 else Binary(payload))
             else:
+                if opcode:
+                    self._compressed = bool(first & RSV1)
                 message = self._fragment(opcode, payload, bool(first & 0x80))
                 if message is not None:
                     messages.append(message)
         return position
+
+    def _check_reserved(self, first: int) -> None:
+        """Refuse a reserved bit where it has no meaning: RSV1 has one at a message's beginning."""
+        if not self._deflate:
+            raise ProtocolError(1002, "a reserved bit is set, but no extension was agreed on")
+        if first & 0x30:
+            raise ProtocolError(1002, "RSV2 or RSV3 is set; permessage-deflate has only RSV1")
+        if first & 0x08 or not first & 0x0F:
+            raise ProtocolError(1002, "RSV1 is for the first frame of a message, text or binary")
+
+    def _inflate(self, payload: bytes) -> bytes:
+        try:
+            return inflate(payload, self._max_message)
+        except TooBig as error:
+            raise ProtocolError(1009, str(error)) from None
+        except DeflateError as error:
+            raise ProtocolError(1007, str(error)) from None
 
     def _check_data(self, opcode: int, size: int) -> None:
         """Refuse a data frame that its header alone condemns."""
@@ -280,7 +327,8 @@ class FrameParser:
         """Take a piece of a fragmented message; return the message with its last piece."""
         if opcode:
             self._opcode = opcode
-            self._decoder = _incremental("strict") if opcode == Opcode.TEXT else None
+            text = opcode == Opcode.TEXT and not self._compressed
+            self._decoder = _incremental("strict") if text else None
         self._fragments += 1
         if self._fragments > self._max_fragments:
             raise ProtocolError(1009, f"a message in more than {self._max_fragments} fragments")
@@ -295,7 +343,10 @@ class FrameParser:
                 message = Text("".join(self._texts))
         else:
             self._parts += payload
-            if fin:
+            if fin and self._compressed:
+                whole = self._inflate(bytes(self._parts))
+                message = Text(_text(whole)) if self._opcode == Opcode.TEXT else Binary(whole)
+            elif fin:
                 message = Binary(bytes(self._parts))
         if fin:
             self._drop_fragments()
@@ -303,6 +354,7 @@ class FrameParser:
 
     def _drop_fragments(self) -> None:
         self._opcode = self._fragments = self._total = 0
+        self._compressed = False
         self._parts = bytearray()
         self._texts = []
         self._decoder = None

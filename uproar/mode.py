@@ -59,13 +59,18 @@ def applied(mode: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return {
         name: value
         for name, value in after.items()
-        if name in SETTINGS and value != SETTINGS[name].default
+        if name in SETTINGS and not _is_default(value, SETTINGS[name].default)
     }
 
 
 def full(mode: dict[str, Any]) -> dict[str, Any]:
     """Return all settings with their values."""
     return {name: mode.get(name, setting.default) for name, setting in SETTINGS.items()}
+
+
+def _is_default(value: Any, default: Any) -> bool:
+    """0 minutes of following is not the same as False."""
+    return type(value) is type(default) and bool(value == default)
 
 
 def _allowed(setting: _Setting) -> str:

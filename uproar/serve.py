@@ -36,10 +36,12 @@ log = logging.getLogger(__name__)
 TOKEN_TTL_S: Final = 43_200.0  # the printed tokens: 12 h, as long as the longest streams
 DEMO_STREAM: Final = "demo"
 WORKERS: Final = ("ingest", "coordinator", "archive", "moderation")
+WEBHOOKS: Final = "webhooks"  # only where there are targets
 # Workers stop from the one nearest to the viewers to the one that owns the log.
 STOP_ORDER: Final = (
     "demo",
     "gateway",
+    "webhooks",
     "moderation",
     "coordinator",
     "archive",
@@ -70,6 +72,7 @@ def serve(config: Config, prints: Prints) -> None:
         logs.configure("supervisor", file=supervisor_log, stderr_level=logging.WARNING)
         _raise_file_limit()
         key = auth.load_key(config.key_path)
+        auth.platform_keys(config)  # a key that can't be used is a sentence here, not a restart loop
         config = _listen(config, listeners)
         file = write_effective(config)
         specs = make_specs(config, binary, file, listeners, _demo_token(key) if prints.demo else "")
@@ -115,7 +118,7 @@ def make_specs(
             ready=valkey_server.ready_check(config.socket(role)),
             gate=_space(config) if role == "log" else None,
         )
-    for role in WORKERS:
+    for role in (*WORKERS, WEBHOOKS) if config.webhooks.targets else WORKERS:
         add(role, 1, (*python, "workers", role, "--config", str(file), *ready))
     for name, listener in zip(gateway_names(config), listeners, strict=False):
         argv = (*python, "gateway", "--config", str(file), "--name", name, "--listen-fd", LISTEN_FD)
@@ -212,7 +215,15 @@ def _listen(config: Config, listeners: list[Listener]) -> Config:
         config,
         data=str(config.data_dir),
         server=replace(server, port=port.number, admin_port=admin.number),
-        auth=replace(config.auth, key_file=str(config.key_path.resolve())),
+        auth=replace(
+            config.auth,
+            key_file=str(config.key_path.resolve()),
+            keys=[str(Path(file).expanduser().resolve()) for file in config.auth.keys],
+            jwks_file=str(Path(config.auth.jwks_file).expanduser().resolve())
+            if config.auth.jwks_file
+            else "",
+        ),
+        webhooks=replace(config.webhooks, key_file=str(config.webhook_key_path.resolve())),
     )
 
 

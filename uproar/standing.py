@@ -20,7 +20,7 @@ class Standing:
 
     __slots__ = (
         "bans", "ended", "held", "mode", "pinned", "ratio", "shadows", "started_at", "terms",
-        "timeouts", "title",
+        "terms_at", "timeouts", "title",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -31,6 +31,7 @@ class Standing:
         self.pinned: Pinned | None = None
         self.held: dict[bytes, Flagged] = {}
         self.terms = Terms((), ())
+        self.terms_at = 0
         self.ratio = 1.0
         self.started_at: int | None = None
         self.title = ""
@@ -55,13 +56,18 @@ class Standing:
         elif event.type == "HELD_RESOLVED":
             self.held.pop(data.comment_id, None)
         elif event.type == "TERMS":
-            self.terms = data
+            self.terms, self.terms_at = data, event.ts
         elif event.type == "SAMPLING":
             self.ratio = data.ratio
         elif event.type == "STREAM_STARTED":
             self.started_at, self.title, self.ended = event.ts, data.title, False
         elif event.type == "STREAM_ENDED":
             self.ended = True
+
+    @property
+    def opened(self) -> bool:
+        """Whether the stream was ever opened; where not every id is a stream it exists by that."""
+        return self.started_at is not None
 
     def pinned_at(self, now: int) -> Pinned | None:
         """Return what is pinned at a time."""

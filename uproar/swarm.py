@@ -335,7 +335,7 @@ class Swarm:
         if sock is None:
             return
         try:
-            data = sock.recv(262_144)
+            data = sock.recv(65_536)
         except BlockingIOError:
             return
         except OSError as error:

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import msgspec
 
 from uproar import codes, ids
-from uproar.events import ROLES
+from uproar.events import DATA_OF, ROLES
 
 Event: TypeAlias = dict[str, Any]
 Command: TypeAlias = dict[str, Any]
@@ -44,7 +44,7 @@ def retry_of(code: int) -> Retry:
 
 
 # The types whose `offset` is their place in the stream's order.
-PLACED: Final = frozenset({"COMMENT", "COMMENT_DELETED", "USER_REMOVED", "CLEARED"})
+PLACED: Final = frozenset(DATA_OF) - {"SAMPLING"}  # which is a BANNER on the wire, without one
 
 PING: Final[Command] = {"type": "PING"}
 

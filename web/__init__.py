@@ -5,8 +5,10 @@ Comes in: nothing; there is no build step and no code but what lies here. Goes o
 Content-Security-Policy that knows no inline script and no inline style.
 
 `client.js` speaks the native protocol and knows no page; `msgpack.js`, `wire.js` and `codes.js` are
-its parts. `page.js` puts the viewer page together from `session.js` (who one is), `rows.js` and
-`row.js` (what was said), `actions.js` (what one may do to it), `pending.js` (what is on its way),
-`follow.js` (where the reader is), `composer.js` (what one says) and `status.js` (how the connection
-is). `start.js` is the start page's.
+its parts, `rest.js` and `moderation.js` call the REST API. `page.js` puts the viewer page together:
+who one is (`session.js`), what was said (`rows.js`, `row.js`, `follow.js`), what one says
+(`composer.js`, `pending.js`, `pace.js`), what holds in the room (`mode.js`, `pinned.js`,
+`banner.js`, `status.js`), reactions (`reactions.js`, `floats.js`), and for moderators what they may
+do (`actions.js`, `menu.js`) and their drawers (`drawers.js`, `queue.js`, `settings.js`). `start.js`
+is the start page's.
 """

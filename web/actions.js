@@ -1,34 +1,65 @@
 // What one may do to a comment: the buttons that come to the row under the pointer or the focus.
 //
-// There is one set of them, moved from row to row: 500 rows don't need 1,000 buttons. While the
+// There is one set of them, moved from row to row: 500 rows don't need 3,000 buttons. While the
 // pointer is on it the list stands still, so that a click removes the comment one sees.
 
 import { element } from "./row.js";
 
+// In the order in which they stand; `reply` is anybody's who writes, the rest moderators'.
+const BUTTONS = [
+  ["approve", "Approve"],
+  ["deny", "Deny"],
+  ["restore", "Restore"],
+  ["reply", "Reply"],
+  ["pin", "Pin"],
+  ["delete", "Delete"],
+  ["more", "⋯"],
+];
+
+/** The buttons that make sense for a row. */
+function offered(row) {
+  if (row.isRemoved) return ["restore", "more"];
+  if (row.visibility === "held") return ["approve", "deny", "more"];
+  if (row.visibility === "shadow") return ["delete", "more"];
+  return ["reply", "pin", "delete", "more"];
+}
+
 export class Actions {
-  /** `rowOf(node)` finds a row; `hold(held)` stops the list. */
-  constructor({ log, rowOf, hold, onReply, onDelete }) {
+  /**
+   * `rowOf(node)` finds a row; `hold(held)` stops the list; `onAct(name, row, button)` is called
+   * with one of the names above. `more` is for what concerns the author.
+   */
+  constructor({ log, rowOf, hold, onAct }) {
     this._log = log;
     this._rowOf = rowOf;
-    this._onDelete = onDelete;
+    this._onAct = onAct;
     this._row = null;
+    this._allowed = [];
     this._box = element("span", "actions");
     this._box.setAttribute("aria-live", "off"); // or the log would read it out at every row
-    this._reply = this._button("reply", "Reply", () => onReply(this._row));
-    this._delete = this._button("delete", "Delete", () => onDelete(this._row));
+    this._buttons = new Map(BUTTONS.map(([name, label]) => [name, this._button(name, label)]));
+    this._buttons.get("more").setAttribute("aria-haspopup", "menu");
     this._box.addEventListener("pointerenter", () => hold(true));
     this._box.addEventListener("pointerleave", () => hold(false));
     this._release = () => hold(false);
-    this.allow({ reply: false, delete: false });
     log.addEventListener("pointerover", (event) => this._moveTo(rowOf(event.target)));
     log.addEventListener("pointerleave", () => this._away());
     log.addEventListener("focusin", (event) => this._moveTo(rowOf(event.target)));
+    log.addEventListener("contextmenu", (event) => this._longPress(event));
   }
 
-  allow({ reply, delete: remove }) {
-    this._reply.hidden = !reply;
-    this._delete.hidden = !remove;
-    if (!reply && !remove) this._away();
+  allow({ reply, moderate }) {
+    this._allowed = BUTTONS.map(([name]) => name).filter((name) =>
+      name === "reply" ? reply : moderate,
+    );
+    this.refresh();
+  }
+
+  /** Rows changed: offer what is right for the row that has the buttons. */
+  refresh() {
+    const row = this._row && this._rowOf(this._row.element);
+    if (row !== this._row) this._away();
+    this._offer(row ?? null);
   }
 
   /** Up and Down go from row to row, Delete removes: `key(event)` is for the list's scroller. */
@@ -41,18 +72,37 @@ export class Actions {
       if (!next) return;
       event.preventDefault();
       next.focus();
-    } else if (event.key === "Delete" && row && !row.isRemoved && !this._delete.hidden) {
-      this._onDelete(row);
+    } else if (event.key === "Delete" && row) {
+      if (this._names(row).includes("delete")) this._onAct("delete", row);
     }
   }
 
+  /** A long press on a touch screen opens what the last button opens. */
+  _longPress(event) {
+    const row = this._rowOf(event.target);
+    if (event.pointerType === "mouse" || !row || !this._names(row).includes("more")) return;
+    event.preventDefault();
+    this._moveTo(row);
+    this._onAct("more", row, this._buttons.get("more"));
+  }
+
+  _names(row) {
+    return offered(row).filter((name) => this._allowed.includes(name));
+  }
+
   _moveTo(row) {
-    const isOffered = !this._reply.hidden || !this._delete.hidden;
-    if (!row || row.isRemoved || !isOffered) this._away();
+    if (!row || this._names(row).length === 0) this._away();
     else if (row !== this._row || !this._box.isConnected) {
       this._row = row;
+      this._offer(row);
       row.side.prepend(this._box);
     }
+  }
+
+  _offer(row) {
+    const names = row ? this._names(row) : [];
+    for (const [name, button] of this._buttons) button.hidden = !names.includes(name);
+    if (row) this._buttons.get("more").setAttribute("aria-label", `More about ${row.user.name}`);
   }
 
   _away() {
@@ -62,12 +112,13 @@ export class Actions {
     this._release();
   }
 
-  _button(name, label, act) {
+  _button(name, label) {
     const button = element("button", `action ${name}`, label);
     button.type = "button";
-    button.addEventListener("click", () => {
+    button.addEventListener("click", (event) => {
+      if (event.detail > 1) return; // a double click is meant for what stood here before
       this._release(); // what was aimed at is hit: the list may move again
-      if (this._row && !this._row.isRemoved) act();
+      if (this._row && this._names(this._row).includes(name)) this._onAct(name, this._row, button);
     });
     this._box.append(button);
     return button;

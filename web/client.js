@@ -52,8 +52,9 @@ export class Rejected extends Error {
 }
 
 /**
- * Emits `state` with detail {state, code, text, retryMs} and `events` with detail [event, …], in
- * the shapes of docs/protocol.md: one server message, less what was already handed out.
+ * Emits `state` with detail {state, code, text, retryMs, reason} (`reason`: the server's own
+ * words for a close that ends everything) and `events` with detail [event, …], in the shapes of
+ * docs/protocol.md: one server message, less what was already handed out.
  *
  * States: disconnected (connect() was not called, or disconnect() was), connecting (until WELCOME),
  * live, waiting (for the next try), closed (by a code after which trying again is of no use: 4001
@@ -140,14 +141,27 @@ export class UproarClient extends EventTarget {
     });
   }
 
-  _setState(state, { code = null, text = null, retryMs = null } = {}) {
+  /** Count a reaction; it is not sent again, totals come as events. False: not connected. */
+  react(kind, count = 1) {
+    if (this.state !== "live") return false;
+    this._send({ type: "REACT", kind, count });
+    return true;
+  }
+
+  /** Don't resume with the next connection: begin with a backlog, as somebody else sees it. */
+  forget() {
+    this.epoch = null;
+    this.position = null;
+  }
+
+  _setState(state, { code = null, text = null, retryMs = null, reason = "" } = {}) {
     if (state === this.state) return;
     if (!TRANSITIONS[this.state].includes(state)) {
       throw new Error(`no way from state ${this.state} to ${state}`);
     }
     if (state === "live") this._liveSince = this._clock.now();
     this.state = state;
-    this._emit("state", { state, code, text, retryMs });
+    this._emit("state", { state, code, text, retryMs, reason });
   }
 
   _emit(name, detail) {
@@ -175,7 +189,7 @@ export class UproarClient extends EventTarget {
       if (socket === this._socket) handle(event);
     };
     socket.onmessage = ours((event) => this._onMessage(event.data));
-    socket.onclose = ours((event) => this._onClose(event.code));
+    socket.onclose = ours((event) => this._onClose(event.code, event.reason));
     this._after("welcome", WELCOME_MS, () => this._lost("The server did not answer."));
   }
 
@@ -195,14 +209,14 @@ export class UproarClient extends EventTarget {
     socket?.close(1000);
   }
 
-  _onClose(code) {
+  _onClose(code, reason = "") {
     this._dropSocket();
     const rule = closeRule(code);
     if (rule.reconnect === "yes") this._wait(code, rule.text);
     else if (rule.reconnect === "later") this._wait(code, rule.text, LATER_MS);
     else {
       this._cancel("retry");
-      this._setState("closed", { code, text: rule.text });
+      this._setState("closed", { code, text: rule.text, reason });
       // With a new token they may still arrive; until then each keeps its own deadline.
       if (rule.reconnect === "no") this._rejectAll("disconnected");
     }

@@ -17,6 +17,7 @@ export const CLOSE_CODES = {
   4001: { name: "unauthorized", reconnect: "token", text: "Your session has expired." },
   4003: { name: "forbidden", reconnect: "no", text: "Your token is for another stream." },
   4004: { name: "unknown_stream", reconnect: "no", text: "There is no stream of this name." },
+  4005: { name: "kicked", reconnect: "no", text: "A moderator has closed your connection." },
   4008: { name: "too_slow", reconnect: "yes", text: "The connection could not keep up." },
   4029: { name: "too_many_commands", reconnect: "later", text: "That was too fast." },
 };
@@ -44,7 +45,23 @@ export const REJECTIONS = {
   frozen: "The chat is frozen.",
   duplicate: "This was just said.",
   denied: "A moderator refused the comment.",
+  conflict: "This was decided already.",
   unconfirmed: "The server did not confirm it in time.",
   disconnected: "You are not connected.",
   too_many: "Too many comments are waiting to be sent.",
 };
+
+// Here the server's own sentence says more than the code does: which length, which mode.
+const EXPLAINED = ["too_long", "not_allowed", "bad_request", "frozen"];
+
+/** Why something was refused, as a sentence for people; `message` is the server's. */
+export function refusalText(code, message) {
+  const ours = REJECTIONS[code];
+  return ours && (!message || !EXPLAINED.includes(code)) ? ours : sentence(message || "Refused.");
+}
+
+/** A server's message as a sentence of the page. */
+export function sentence(message) {
+  const text = message.charAt(0).toUpperCase() + message.slice(1);
+  return /[.!?…]$/.test(text) ? text : `${text}.`;
+}

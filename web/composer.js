@@ -1,5 +1,8 @@
 // Where one writes: first a name, then comments.
 
+import { countdown } from "./numbers.js";
+
+const PLACEHOLDER = "Say something";
 const CLOSE_TO_LIMIT = 20; // from here on the counter draws attention
 const CONTROLS = /[\u0000-\u001f\u007f-\u009f]+/g; // refused by the server; pasted line ends too
 const LONE_SURROGATES = /\p{Surrogate}/gu;
@@ -28,6 +31,7 @@ export class Composer {
     this._maxChars = 500;
     this._blockedUntil = 0;
     this._blockTimer = null;
+    this._closed = null; // why nobody may write
     this._replyTo = null;
     parts.nameForm.addEventListener("submit", (event) => this._submitName(event));
     parts.form.addEventListener("submit", (event) => this._submit(event));
@@ -63,19 +67,34 @@ export class Composer {
     text.focus();
   }
 
-  /** Don't send for `ms`; the button counts down, writing goes on. */
-  block(ms) {
-    this._blockedUntil = Math.max(this._blockedUntil, performance.now() + ms);
+  /** Don't send before `until` (performance.now()): the button counts down, writing goes on. */
+  blockUntil(until) {
+    this._blockedUntil = until;
     this._countDown();
+  }
+
+  /** Don't send at all, for a reason; null: do. */
+  close(reason) {
+    this._closed = reason;
+    const { text, send } = this._parts;
+    text.placeholder = reason ?? PLACEHOLDER;
+    send.title = reason ?? "";
+    this._countDown();
+  }
+
+  /** Put the cursor where one says who one is, or writes. */
+  focus() {
+    const { nameForm, nameField, text } = this._parts;
+    (nameForm.hidden ? text : nameField).focus();
   }
 
   _countDown() {
     clearTimeout(this._blockTimer);
     const left = this._blockedUntil - performance.now();
     const { send } = this._parts;
-    if (left > 0) {
+    if (left > 0 && this._closed === null) {
       const seconds = Math.ceil(left / 1000);
-      send.textContent = `${seconds} s`;
+      send.textContent = countdown(seconds);
       send.setAttribute("aria-label", `Send again in ${seconds} seconds`);
       this._blockTimer = setTimeout(() => this._countDown(), left % 1000 || 1000);
     } else {
@@ -99,6 +118,7 @@ export class Composer {
 
   _canSend() {
     const length = codePoints(cleaned(this._parts.text.value));
+    if (this._closed !== null) return false;
     return length > 0 && length <= this._maxChars && performance.now() >= this._blockedUntil;
   }
 

@@ -1,15 +1,30 @@
 // The viewer page of one stream: puts the parts together.
 
 import { Actions } from "./actions.js";
+import { Banner } from "./banner.js";
 import { UproarClient } from "./client.js";
+import { ServerClock } from "./clock.js";
+import { sentence } from "./codes.js";
 import { Composer } from "./composer.js";
+import { Drawers } from "./drawers.js";
+import { Floats } from "./floats.js";
 import { Follow } from "./follow.js";
-import { Pending } from "./pending.js";
+import { Menu } from "./menu.js";
+import { ModeLine } from "./mode.js";
+import { Moderation } from "./moderation.js";
+import { Pace } from "./pace.js";
+import { Pending, SHOWN } from "./pending.js";
+import { PinnedComment } from "./pinned.js";
+import { Queue } from "./queue.js";
+import { Reactions } from "./reactions.js";
 import { Rows } from "./rows.js";
 import { Session } from "./session.js";
+import { Settings } from "./settings.js";
 import { Status } from "./status.js";
+import { timeOf } from "./wire.js";
 
 const MODERATING = ["moderator", "broadcaster", "service"];
+const REFUSED = "refused by a moderator";
 const RENEW_MS = 60_000; // a token that is refused again within this is not renewed again
 
 const part = (id) => document.getElementById(id);
@@ -34,14 +49,32 @@ const follow = new Follow({
   pill: part("pill"),
   onFollow: () => rows.flush(),
 });
+const clock = new ServerClock();
+const pace = new Pace({ clock, onChange: (until) => composer.blockUntil(until) });
+const modeLine = new ModeLine(parts("modeLine", "modeText"));
+const pinned = new PinnedComment(parts("pinned", "pinnedBody", "pinnedToggle", "pinnedUnpin"), {
+  clock,
+  onUnpin: () => attempt(moderation.unpin()),
+  onChange: () => follow.settle(),
+});
+const banner = new Banner({ banner: part("banner"), onChange: () => follow.settle() });
+const reactions = new Reactions({
+  reactions: part("reactions"),
+  floats: new Floats({ layer: part("floats") }),
+  send: (kind, count) => client.react(kind, count),
+  onRefused: () => composer.focus(),
+});
+const moderation = new Moderation({ stream, token: () => session.token });
 const pending = new Pending({
   list: part("pending"),
   send: (text, options) => client.sendComment(text, options),
   has: (id) => rows.has(id),
   onChange: () => follow.settle(),
-  onRejected: (error) => {
-    if (error.code === "rate_limited" && error.retryAfterMs) composer.block(error.retryAfterMs);
+  onAck: ({ id, shown }) => {
+    pace.wrote(timeOf(id));
+    if (shown !== "all") rows.note(id, SHOWN[shown], shown === "held" ? REFUSED : undefined);
   },
+  onRejected: ({ code, retryAfterMs }) => pace.refused(code, retryAfterMs),
 });
 const rows = new Rows({
   log: part("log"),
@@ -50,6 +83,7 @@ const rows = new Rows({
   onFlush: ({ fresh }) => {
     follow.count(fresh);
     follow.settle();
+    actions.refresh();
   },
 });
 const composer = new Composer(
@@ -64,11 +98,42 @@ const actions = new Actions({
   log: part("log"),
   rowOf: (node) => rows.rowOf(node),
   hold: (held) => follow.hold(held),
-  onReply: (row) => composer.reply(row),
-  onDelete: remove,
+  onAct: (name, row, button) => ACTS[name](row, button),
 });
+const menu = new Menu(parts("menu", "menuTitle", "menuItems"), {
+  hold: (held) => follow.hold(held),
+  onSanction: ({ id }, action, seconds) => attempt(moderation.sanction(id, action, seconds)),
+});
+const queue = new Queue(parts("queueButton", "queueCount", "queueList", "queueEmpty"), {
+  moderation,
+  onError: (text) => status.notify(text),
+});
+const settings = new Settings(parts("settingsForm"), {
+  change: (changes) => moderation.changeMode(changes),
+  onError: (text) => status.notify(text),
+});
+const drawers = new Drawers(
+  [
+    [part("queueButton"), part("queue")],
+    [part("settingsButton"), part("settings")],
+  ],
+  { onChange: () => follow.settle() },
+);
+
+// What the buttons of a row do.
+const ACTS = {
+  reply: (row) => composer.reply(row),
+  pin: (row) => attempt(moderation.pin(row.id)),
+  delete: (row) => attempt(moderation.delete(row.id)),
+  restore: (row) => attempt(moderation.restore(row.id)),
+  approve: (row) => queue.resolve(row.id, "approve"),
+  deny: (row) => queue.resolve(row.id, "deny"),
+  more: (row, button) => menu.open(row.user, button),
+};
 
 let user = null;
+let isModerating = false;
+let hasEnded = false;
 let renewedAt = -Infinity;
 
 async function becomeGuest(name) {
@@ -88,9 +153,10 @@ function leave() {
   reconnect();
 }
 
-async function remove(row) {
+/** Wait for a moderator's act; say why when it can't be done. */
+async function attempt(act) {
   try {
-    await session.deleteComment(stream, row.id);
+    await act;
   } catch (error) {
     status.notify(error.message);
   }
@@ -98,17 +164,96 @@ async function remove(row) {
 
 function reconnect() {
   status.notify(null);
+  // Moderators see other rows than viewers do: then the list begins anew.
+  if (MODERATING.includes(session.user?.role) !== isModerating) client.forget();
   client.setToken(session.token);
   client.connect();
 }
 
 function welcome(event) {
+  clock.hear(event.server_time);
+  if (user?.id !== event.user?.id) pace.reset();
   user = event.user;
+  hasEnded = false;
   const canWrite = user !== null && session.token !== null;
+  isModerating = canWrite && MODERATING.includes(user.role);
   composer.setIdentity(canWrite ? user.name : null, session.guestName);
   if (event.limits) composer.setLimits(event.limits);
-  actions.allow({ reply: canWrite, delete: canWrite && MODERATING.includes(user.role) });
+  modeLine.begin(event.mode ?? {});
+  reactions.begin(event.reactions ?? {}, canWrite);
+  pinned.show(event.pinned);
+  pinned.allowUnpin(isModerating);
+  banner.show(event.sampling);
   status.setViewers(event.viewers);
+  rows.setModerating(isModerating);
+  actions.allow({ reply: canWrite, moderate: isModerating });
+  part("tools").hidden = !isModerating;
+  if (isModerating) queue.load();
+  else {
+    queue.clear();
+    drawers.close();
+  }
+  modeChanged();
+}
+
+/** What may be sent now, after the mode or the stream's state has changed. */
+function modeChanged() {
+  const { mode } = modeLine;
+  settings.show(mode);
+  pace.setMode(mode, isModerating);
+  if (hasEnded) composer.close("The stream has ended");
+  else composer.close(mode.frozen && !isModerating ? "Nobody may write now" : null);
+  follow.settle();
+}
+
+/** Take what concerns more than the list. */
+function take(event) {
+  switch (event.type) {
+    case "WELCOME":
+      welcome(event);
+      if (event.recovered === false) pending.dropAcknowledged();
+      break;
+    case "VIEWERS":
+      status.setViewers(event.count);
+      break;
+    case "REACTIONS":
+      reactions.change(event.totals);
+      break;
+    case "PONG":
+      clock.hear(event.server_time);
+      break;
+    case "COMMENT":
+      if (event.user.id === user?.id) pace.wrote(event.ts);
+      break;
+    case "COMMENT_DELETED":
+      pending.remove(event.comment_id);
+      break;
+    case "COMMENT_PINNED":
+      pinned.show(event);
+      break;
+    case "COMMENT_UNPINNED":
+      pinned.unpin(event.comment_id);
+      break;
+    case "USER_REMOVED":
+      if (event.user_id === user?.id && event.until) pace.timedOut(event.until);
+      break;
+    case "MODE":
+      modeLine.change(event);
+      modeChanged();
+      break;
+    case "BANNER":
+      banner.show(event.sample_ratio, event.text ?? undefined);
+      break;
+    case "STREAM_STARTED":
+    case "STREAM_ENDED":
+      hasEnded = event.type === "STREAM_ENDED";
+      modeChanged();
+      break;
+    case "GAP":
+      pending.dropAcknowledged();
+      break;
+  }
+  if (isModerating) queue.take(event);
 }
 
 /** The server refused the token: a guest gets another one, unless that was just tried. */
@@ -133,25 +278,19 @@ async function renew(text) {
   }
 }
 
-client.addEventListener("state", ({ detail: { state, code, text } }) => {
+client.addEventListener("state", ({ detail: { state, code, text, reason } }) => {
   document.body.dataset.state = state;
   status.setState(state, text);
   if (state !== "closed") return;
   if (code === 4001 && session.token !== null) renew(text);
   else if (code === 4003) {
     const act = () => (session.leave(), reconnect());
-    status.notify(text, { label: "Go on without it", act });
+    status.notify(reason ? sentence(reason) : text, { label: "Go on without it", act });
   } else status.notify(text, { label: "Connect again", act: reconnect });
 });
 
 client.addEventListener("events", ({ detail: events }) => {
-  for (const event of events) {
-    if (event.type === "WELCOME") {
-      welcome(event);
-      if (event.recovered === false) pending.dropAcknowledged();
-    } else if (event.type === "VIEWERS") status.setViewers(event.count);
-    else if (event.type === "GAP") pending.dropAcknowledged();
-  }
+  for (const event of events) take(event);
   rows.push(events);
 });
 

@@ -4,17 +4,25 @@
 // whichever of the two comes first. COMMENT carries no nonce, so one that comes before its ACK is
 // known by its author and text: shown twice, even for a frame, would be worse than a wrong guess.
 
+import { refusalText } from "./codes.js";
 import { element, nameElement } from "./row.js";
 
 const MAX_FAILED = 5; // older ones are given up
 
+/** What an author is told of a comment that not everybody is shown, by ACK.shown. */
+export const SHOWN = {
+  sampled: "the chat moves too fast to show this to everybody",
+  held: "waits for a moderator",
+};
+
 export class Pending {
   /** `send(text, options)` returns the promise of an ACK; `has(id)` asks the list. */
-  constructor({ list, send, has, onChange, onRejected }) {
+  constructor({ list, send, has, onChange, onAck, onRejected }) {
     this._list = list;
     this._send = send;
     this._has = has;
     this._onChange = onChange;
+    this._onAck = onAck;
     this._onRejected = onRejected;
     this._entries = new Set();
   }
@@ -40,6 +48,11 @@ export class Pending {
     return true;
   }
 
+  /** A comment was refused or removed after all. */
+  remove(id) {
+    for (const entry of this._entries) if (entry.id === id) this._drop(entry);
+  }
+
   /** After a gap an acknowledged comment may never come: history has it, here it goes. */
   dropAcknowledged() {
     for (const entry of this._entries) if (entry.id !== null) this._drop(entry);
@@ -57,6 +70,8 @@ export class Pending {
       (ack) => {
         entry.id = ack.id;
         if (this._has(ack.id)) this._drop(entry);
+        else if (ack.shown !== "all") entry.status.textContent = SHOWN[ack.shown];
+        this._onAck(ack);
       },
       (error) => this._fail(entry, error),
     );
@@ -72,7 +87,7 @@ export class Pending {
     away.type = "button";
     away.setAttribute("aria-label", "Give this comment up");
     away.addEventListener("click", () => this._drop(entry));
-    entry.status.replaceChildren(again, away, element("span", "reason", error.message));
+    entry.status.replaceChildren(again, away, element("span", "reason", refusalText(error.code, error.message)));
     this._entries.add(entry);
     this._list.append(entry.element);
     const failed = [...this._entries].filter(({ nonce }) => nonce !== undefined);

@@ -8,6 +8,10 @@ const BADGES = {
   vip: ["vip", "VIP"],
   service: ["bot", "Service"],
 };
+const HIDDEN = {
+  held: "Only moderators and its author see this: it waits for a decision",
+  shadow: "Only moderators and its author see this: the author is shadow banned",
+};
 const REMOVED = "removed by a moderator";
 const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" });
 const calendar = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
@@ -44,11 +48,13 @@ export class Row {
     this.offset = comment.historical ? -1 : comment.offset;
     this.user = comment.user;
     this.text = comment.text;
+    this.visibility = comment.visibility ?? "all"; // or held, or shadow: for moderators' eyes
     this.isRemoved = false;
     this.quotes = null; // the comment quoted above, as {id, userId, offset}
     this._words = element("span", "words", comment.text);
     this._words.dir = "auto";
     this._quote = null;
+    this._note = null;
     this.side = null; // where time and buttons show
     this.element = this._build(comment, quoted);
   }
@@ -57,7 +63,6 @@ export class Row {
     const row = element("div", "row");
     row.tabIndex = -1;
     row.dataset.id = comment.id;
-    if (comment.visibility) row.classList.add(comment.visibility);
     if (quoted && !quoted.isRemoved) {
       this.quotes = { id: quoted.id, userId: quoted.user.id, offset: quoted.offset };
       this._quote = element("div", "quote");
@@ -67,6 +72,12 @@ export class Row {
       row.append(this._quote);
     }
     const line = element("div", "line");
+    if (this.visibility !== "all") {
+      row.classList.add(this.visibility);
+      const mark = element("span", "badge unseen-by-others", this.visibility);
+      mark.title = HIDDEN[this.visibility] ?? "";
+      line.append(mark, " ");
+    }
     const badge = BADGES[comment.user.role];
     if (badge) {
       const [short, long] = badge;
@@ -84,16 +95,39 @@ export class Row {
     return row;
   }
 
-  /** Put a tombstone in the comment's place, as high as the comment was: nothing below moves. */
-  remove() {
+  /**
+   * Put a tombstone in the comment's place, as high as the comment was: nothing below moves.
+   * `readable` leaves the words, dimmed: moderators may want to take it back.
+   */
+  remove({ readable = false, words = REMOVED } = {}) {
     if (this.isRemoved) return;
     this.isRemoved = true;
+    this.note(null);
+    if (readable) {
+      this.element.classList.add("removed", "readable");
+      this._words.after(" ", element("span", "removed-mark", words));
+      return;
+    }
     this.text = "";
     const { height } = this.element.getBoundingClientRect(); // 0 while not in the page yet
-    this._words.textContent = REMOVED;
+    this._words.textContent = words;
     this.dropQuote();
     this.element.classList.add("removed");
     if (height > 0) this.element.style.minHeight = `${height}px`;
+  }
+
+  /** Say something about the comment below it, to its author; null: nothing. */
+  note(text) {
+    if (text === null) {
+      this._note?.remove();
+      this._note = null;
+      return;
+    }
+    if (!this._note) {
+      this._note = element("div", "note");
+      this.element.append(this._note);
+    }
+    this._note.textContent = text;
   }
 
   /** Take back what the row quotes: the quoted comment is gone. */

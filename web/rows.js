@@ -6,7 +6,19 @@
 
 import { divider, Row } from "./row.js";
 
+const MAX_NOTES = 100;
 const MAX_QUEUED = 1000; // a hidden page gets no animation frames: from here on apply at once
+
+const SANCTIONS = {
+  timeout: "timed out",
+  ban: "banned",
+  unban: "unbanned",
+  shadow_ban: "shadow banned",
+  unshadow_ban: "no longer shadow banned,",
+  strike: "given a strike",
+  kick: "disconnected",
+};
+const timeOfDay = new Intl.DateTimeFormat(undefined, { timeStyle: "short" });
 
 export class Rows {
   /** `onFlush({rows, fresh})` is called after each change; `fresh` counts new live comments. */
@@ -23,6 +35,24 @@ export class Rows {
     this._backlogOpen = false; // historical rows stand last: the live ones begin with a divider
     this._fragment = null;
     this._fresh = 0;
+    this._isModerating = false;
+    this._notes = new Map(); // comment id → {text, removed}: what its author is told about it
+  }
+
+  /** Whether what was removed stays readable, and sanctions are told. */
+  setModerating(isModerating) {
+    this._isModerating = isModerating;
+  }
+
+  /**
+   * Tell the author something about an own comment, now or when it comes; `removed` is what its
+   * tombstone is to say.
+   */
+  note(id, text, removed = undefined) {
+    this._notes.set(id, { text, removed });
+    if (this._notes.size > MAX_NOTES) this._notes.delete(this._notes.keys().next().value);
+    const row = this._rows.get(id);
+    if (row && !row.isRemoved) row.note(text);
   }
 
   has(id) {
@@ -68,6 +98,12 @@ export class Rows {
       case "COMMENT_DELETED":
         this._removeWhere(({ id }) => id === event.comment_id);
         break;
+      case "COMMENT_RESTORED":
+        this._restore({ ...event.comment, offset: event.offset });
+        break;
+      case "COMMENT_APPROVED":
+        this._approve({ ...event.comment, offset: event.offset });
+        break;
       case "USER_REMOVED":
         this._removeWhere(
           ({ userId, offset }) => userId === event.user_id && offset < event.offset,
@@ -79,6 +115,15 @@ export class Rows {
         break;
       case "GAP":
         this._append(divider("gap", "Some comments were not shown."));
+        break;
+      case "STREAM_STARTED":
+        this._append(divider("started", ["The stream has started", event.title].filter(Boolean).join(": ")));
+        break;
+      case "STREAM_ENDED":
+        this._append(divider("ended", "The stream has ended."));
+        break;
+      case "SANCTION":
+        if (this._isModerating) this._append(divider("sanction", this._sanctionText(event)));
         break;
     }
   }
@@ -103,6 +148,7 @@ export class Rows {
     }
     const row = new Row(comment, this._rows.get(comment.reply_to));
     this._rows.set(row.id, row);
+    if (this._notes.has(row.id)) row.note(this._notes.get(row.id).text);
     this._append(row.element);
     // Before they reach the page: a burst costs no more than the list is long.
     if (this._isMoving() && this._rows.size >= 2 * this._limit) this._trim();
@@ -120,12 +166,51 @@ export class Rows {
   _removeWhere(isGone) {
     for (const row of this._rows.values()) {
       const { id, offset, user } = row;
-      if (isGone({ id, offset, userId: user.id })) row.remove();
-      if (row.quotes && isGone(row.quotes)) row.dropQuote();
+      if (isGone({ id, offset, userId: user.id })) {
+        row.remove({ readable: this._isModerating, words: this._notes.get(id)?.removed });
+        this._notes.delete(id);
+      }
+      if (row.quotes && !this._isModerating && isGone(row.quotes)) row.dropQuote();
     }
     for (const { id, offset, user } of this._held.values()) {
       if (isGone({ id, offset, userId: user.id })) this._held.delete(id);
     }
+  }
+
+  /** The comment comes back where its tombstone stands; without one its place is here. */
+  _restore(comment) {
+    const row = this._rows.get(comment.id);
+    if (!row) this._comment(comment);
+    else if (row.isRemoved) {
+      const whole = new Row({ ...comment, offset: row.offset }, this._rows.get(comment.reply_to));
+      const hadFocus = row.element.contains(document.activeElement);
+      row.element.replaceWith(whole.element);
+      if (hadFocus) whole.element.focus();
+      this._rows.set(whole.id, whole); // a key that is there keeps its place
+    }
+  }
+
+  /** A held comment's place is here; where it stood for moderators and its author it goes. */
+  _approve(comment) {
+    this._notes.delete(comment.id);
+    this._held.delete(comment.id);
+    const row = this._rows.get(comment.id);
+    if (row) {
+      if (row.offset >= comment.offset) return; // told twice
+      this._rows.delete(comment.id);
+      row.element.remove();
+    }
+    this._comment(comment);
+  }
+
+  _sanctionText({ user_id: userId, action, until, by }) {
+    const name = (id) => {
+      for (const { user } of this._rows.values()) if (user.id === id) return user.name;
+      return id;
+    };
+    const what = SANCTIONS[action] ?? action;
+    const end = until ? ` until ${timeOfDay.format(until)}` : "";
+    return `${name(userId)} ${what}${end} by ${name(by)}`;
   }
 
   _clear() {

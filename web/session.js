@@ -4,16 +4,12 @@
 // fragment (`/stream/demo#token=…`) is good for this tab alone and is taken out of the address,
 // where it would be copied and shown.
 
+import { request } from "./rest.js";
+
 const GUEST_KEY = "uproar.guest"; // {name, token}
 const GIVEN_KEY = "uproar.token";
 const JWT = /^[\w-]+\.[\w-]+\.[\w-]+$/;
-const REQUEST_MS = 10_000;
 const EXPIRY_MARGIN_S = 30; // a token about to expire is not worth a connection
-
-/** A request that was refused; the message is for people. */
-export class SessionError extends Error {
-  name = "SessionError";
-}
 
 export class Session {
   constructor() {
@@ -41,10 +37,10 @@ export class Session {
     return isCurrent(this._guest.token) ? this._guest.token : null;
   }
 
-  /** {id, name} as the token says, null without one; WELCOME has the last word. */
+  /** {id, name, role} as the token says, null without one; WELCOME has the last word. */
   get user() {
     const claims = claimsOf(this.token);
-    return claims && { id: claims.sub, name: claims.name ?? claims.sub };
+    return claims && { id: claims.sub, name: claims.name ?? claims.sub, role: claims.role };
   }
 
   /** The name that a guest chose here, also when the token is gone. */
@@ -57,13 +53,9 @@ export class Session {
     return this._given !== null;
   }
 
-  /** Become a guest of this name; throws SessionError. */
+  /** Become a guest of this name; throws RestError. */
   async become(name) {
-    const answer = await request("/session", {
-      method: "POST",
-      headers: { "Content-Type": "application/json" },
-      body: JSON.stringify({ name }),
-    });
+    const answer = await request("POST", "/session", { body: { name } });
     this._guest = { name: answer.user?.name ?? name, token: answer.token };
     this._guestStore.write(this._guest);
   }
@@ -77,14 +69,6 @@ export class Session {
       this._guest = { ...this._guest, token: null };
       this._guestStore.write(this._guest);
     }
-  }
-
-  /** Remove a comment as a moderator; throws SessionError. */
-  async deleteComment(stream, commentId) {
-    await request(`/stream/${stream}/comments/${commentId}`, {
-      method: "DELETE",
-      headers: { Authorization: `Bearer ${this.token}` },
-    });
   }
 }
 
@@ -103,20 +87,6 @@ function claimsOf(token) {
   } catch {
     return null;
   }
-}
-
-async function request(path, options) {
-  let response;
-  try {
-    response = await fetch(path, { ...options, signal: AbortSignal.timeout(REQUEST_MS) });
-  } catch {
-    throw new SessionError("The server can't be reached. Try again in a moment.");
-  }
-  const body = await response.json().catch(() => null); // DELETE answers nothing
-  if (!response.ok) {
-    throw new SessionError(body?.detail || `The server refused this (${response.status}).`);
-  }
-  return body ?? {};
 }
 
 /** One value in a browser's storage; where that is switched off it lasts as long as the page. */

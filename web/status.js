@@ -1,5 +1,7 @@
 // The header's right side: how the connection is, and how many watch.
 
+import { compact } from "./numbers.js";
+
 const WORDS = {
   disconnected: "not connected",
   connecting: "connecting",
@@ -32,11 +34,7 @@ export class Status {
     const { viewers, viewerCount } = this._parts;
     viewers.hidden = count === null || count === undefined;
     if (viewers.hidden) return;
-    const notation = count < 10_000 ? "standard" : "compact";
-    viewerCount.textContent = Intl.NumberFormat("en", {
-      notation,
-      maximumFractionDigits: 1,
-    }).format(count);
+    viewerCount.textContent = compact(count);
     viewers.title = `${count.toLocaleString("en")} watching`;
   }
 

@@ -149,6 +149,13 @@ export function timeUuid(ts, sequence, node) {
   return uuidText(bytes);
 }
 
+/** The unix ms in a time UUID: when the comment of this id was taken. */
+export function timeOf(id) {
+  const [low, middle, high] = id.split("-");
+  const ticks = BigInt(`0x${high.slice(1)}${middle}${low}`);
+  return Number(ticks / PER_MS - GREGORIAN_OFFSET_MS);
+}
+
 const HEX = Array.from({ length: 256 }, (_, byte) => byte.toString(16).padStart(2, "0"));
 
 /** The 36 characters of an id's 16 bytes. */

@@ -13,7 +13,8 @@ from workers import process
 def main() -> int:
     """Run the role that is asked for."""
     parser = argparse.ArgumentParser(prog="python -m workers")
-    parser.add_argument("role", choices=("ingest", "coordinator", "archive", "moderation"))
+    roles = ("ingest", "coordinator", "archive", "moderation", "webhooks")
+    parser.add_argument("role", choices=roles)
     parser.add_argument("--config")
     parser.add_argument("--ready-fd", type=int)
     arguments = parser.parse_args()
@@ -29,6 +30,8 @@ def main() -> int:
         from workers.coordinator import work
     elif arguments.role == "archive":
         from workers.archive import work
+    elif arguments.role == "webhooks":
+        from workers.webhooks import work
     else:
         from workers.moderation.worker import work
     return process.run(arguments.role, config, arguments.ready_fd, work)

@@ -13,7 +13,7 @@ import secrets
 import unicodedata
 from collections import deque
 from collections.abc import Callable, Collection
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
 
@@ -36,6 +36,7 @@ from uproar.events import (
     HeldResolved,
     PoisonedRecord,
     Record,
+    Terms,
     Unpinned,
     UserRemoved,
     Visibility,
@@ -48,7 +49,7 @@ from uproar.idempotency import READ_BACK_MS, Deduplicator, key_of, key_of_record
 from uproar.ipc import Answer, Draft, Submission, unavailable
 from uproar.log import LogBatch
 from uproar.logs import event
-from uproar.standing import standing_of
+from uproar.standing import Standing, standing_of
 from uproar.store import StoreUnavailable
 from workers.rates import Rates, Who
 from workers.room import Refusal, Room
@@ -63,8 +64,11 @@ _decode_draft = msgspec.msgpack.Decoder(Draft).decode
 _decoders = {name: msgspec.msgpack.Decoder(shape).decode for name, shape in DATA_OF.items()}
 
 
-class Place(NamedTuple):
-    """Where the record that counts stands; `id` is empty for events that are no comments."""
+class Place(msgspec.Struct, frozen=True, gc=False):
+    """Where the record that counts stands; `id` is empty for events that are no comments.
+
+    Two minutes' worth of them are kept, a million at 10,000 a second: the collector needn't look.
+    """
 
     offset: int
     id: bytes
@@ -86,7 +90,7 @@ class Admission:
     """The decisions of one ingest incarnation for one partition.
 
     `load(stream)` returns the store's standing events of a stream, or raises StoreUnavailable;
-    `flags(text)` says whether moderation would flag a text, for streams that hold those.
+    `flags(stream, text)` says whether moderation finds a text, for streams that hold those.
     """
 
     def __init__(
@@ -98,7 +102,7 @@ class Admission:
         sampling: Sampling | None = None,
         emotes: Collection[str] = (),
         load: Callable[[str], list[Event]] = lambda stream: [],
-        flags: Callable[[str], bool] = lambda text: False,
+        flags: Callable[[str, str], bool] = lambda stream, text: False,
     ) -> None:
         self._limits = limits
         self._per_minute: dict[str, int] = msgspec.to_builtins(limits.per_minute)
@@ -125,6 +129,11 @@ class Admission:
     def pending(self) -> int:
         """How many records are on their way through the log."""
         return len(self._pending)
+
+    def terms(self, stream: str) -> tuple[Terms, int]:
+        """Return a stream's own terms and since when they stand (unix ms)."""
+        standing = self._rooms[stream].standing
+        return standing.terms, standing.terms_at
 
     # -- submissions ------------------------------------------------------------------------------
 
@@ -209,7 +218,7 @@ class Admission:
             if decode is None:
                 return Refusal("bad_request", f"unknown event type {submission.type[:40]!r}")
             return self._admit_event(room, submission, nonce, decode(submission.data), now)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
             return Refusal("bad_request", f"malformed {submission.type}: {error}")
 
     def _admit_comment(
@@ -241,7 +250,9 @@ class Admission:
             ranges(draft.text, self._emotes),
         )
         holds_flagged = room.standing.mode.get("hold") == "flagged"
-        visibility = room.visibility(submission, flagged=holds_flagged and self._flags(draft.text))
+        visibility = room.visibility(
+            submission, flagged=holds_flagged and self._flags(stream, draft.text)
+        )
         privileged = draft.user.role in MODERATING_ROLES
         mask = room.sampler.mask(comment_id, ts, privileged=privileged)
         records = [
@@ -269,6 +280,9 @@ class Admission:
                 return Refusal("bad_request", str(error))
         elif type_ == "SANCTION" and data.action in ("timeout", "ban"):
             follows.append(("USER_REMOVED", UserRemoved(data.user_id, data.until)))
+            follows += _unpins(standing, actor, lambda pin: pin.user.id == data.user_id)
+        elif type_ == "CLEARED":
+            follows += _unpins(standing, actor, lambda pin: True)
         elif type_ == "HELD_RESOLVED":
             held = standing.held.get(data.comment_id)
             if held is None or data.comment_id in room.resolving:
@@ -276,9 +290,7 @@ class Admission:
             room.resolving.add(data.comment_id)
             follows.append(_resolved(data, held))
         elif type_ == "COMMENT_DELETED":
-            pinned = standing.pinned
-            if pinned is not None and pinned.comment.id == data.comment_id:
-                follows.append(("COMMENT_UNPINNED", Unpinned(data.comment_id, actor)))
+            follows += _unpins(standing, actor, lambda pin: pin.id == data.comment_id)
             if data.comment_id in standing.held:
                 follows.append(("HELD_RESOLVED", HeldResolved(data.comment_id, "deny", actor)))
         self._ts = max(now, self._ts)
@@ -347,7 +359,7 @@ class Admission:
         stream = record.stream
         room = self._rooms.get(stream)
         if record.type == "COMMENT":
-            if record.nonce.startswith(":"):
+            if not is_by_service(record):
                 self._rates.landed((stream, record.actor), record.ts)
             if room is not None:
                 room.wrote(found.data.text, record.ts)
@@ -391,11 +403,24 @@ class Admission:
         return submission.stream, submission.actor
 
 
+def is_by_service(record: Record) -> bool:
+    """Whether a service wrote a comment: by its nonce, see `Admission.submit`."""
+    return record.nonce.startswith("s:")
+
+
 def _shown(record: Record) -> int:
     """What the author is told: 0 all, 1 sampled, 2 held. A shadow is told what anyone would be."""
     if record.visibility == Visibility.HELD:
         return 2
     return 0 if record.mask & SHOWN else 1
+
+
+def _unpins(standing: Standing, by: str, goes: Callable[[Comment], bool]) -> list[tuple[str, Data]]:
+    """What is taken from view is pinned no longer."""
+    pinned = standing.pinned
+    if pinned is None or not goes(pinned.comment):
+        return []
+    return [("COMMENT_UNPINNED", Unpinned(pinned.comment.id, by))]
 
 
 def _resolved(decision: HeldResolved, held: Flagged) -> tuple[str, Data]:
@@ -408,7 +433,7 @@ def check_text(text: str, limits: Limits) -> Refusal | None:
     """Return why a text is refused, None when it is fine (code points and UTF-8 bytes)."""
     if len(text) > limits.max_chars:
         return Refusal("too_long", f"{len(text)} characters; the limit is {limits.max_chars}")
-    if not text.isprintable() and not printable(text):
+    if not _clean(text):
         return Refusal("bad_request", "control characters and lone surrogates are refused")
     size = len(text.encode())
     if size > limits.max_bytes:
@@ -424,15 +449,20 @@ def check_author(draft: Draft) -> Refusal | None:
     """Return why an author (as a service may name one) is refused."""
     user = draft.user
     for field, value in (("id", user.id), ("name", user.name)):
-        if not 1 <= len(value) <= 64 or not printable(value):
+        if not 1 <= len(value) <= 64 or not _clean(value):
             return Refusal("bad_request", f"user.{field} must be 1 to 64 characters, no controls")
     if user.role not in ROLES:
         return Refusal("bad_request", f"user.role must be one of {', '.join(ROLES)}")
-    if user.color is not None and (len(user.color) > 32 or not printable(user.color)):
+    if user.color is not None and (len(user.color) > 32 or not _clean(user.color)):
         return Refusal("bad_request", "user.color must be at most 32 characters, no controls")
     if draft.ts is not None and not 0 <= draft.ts < 1 << 53:
         return Refusal("bad_request", "ts must be unix milliseconds")
     return None
+
+
+def _clean(text: str) -> bool:
+    """Whether a text has no controls and lone surrogates; `isprintable` says yes to most in C."""
+    return text.isprintable() or printable(text)
 
 
 __all__ = ["Admission", "Place", "Refusal", "check_author", "check_text"]

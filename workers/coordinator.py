@@ -1,5 +1,7 @@
 """Coordinator: log → ring and bus. One batch per poll and stream, to the shards that want it.
 
+Beside it, in a thread of its own, what is no event of the log: `workers.totals`.
+
 Effects in this order: ring, interest, publish, last, commit. So a gateway that has written its
 interest and then read the ring has every batch, from the one or from the other.
 """
@@ -21,6 +23,7 @@ from uproar.state import RingWrite, StateLost
 from uproar.state.valkey import ValkeyState
 from workers.chain import Chain, Link
 from workers.process import Process
+from workers.totals import Teller
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +31,7 @@ GROUP = "coordinator"
 PARTITION = 0
 POLL_RECORDS = 4096
 COMMIT_EVERY_S = 0.1
+STOP_S = 1.0  # for the totals to finish their pass
 SAY_LAST_EVERY_S = 0.5  # also when nothing happens: a state server that was emptied learns it again
 
 
@@ -41,6 +45,7 @@ class Coordinator:
         self.state = ValkeyState(config)
         self.bus = ValkeyBus(config)
         self.consumer = Consumer(self.log, GROUP, PARTITION)
+        self.teller = Teller(ValkeyState(config), ValkeyBus(config), process.stop)
         self.config = config
         self.epoch = ""
         self.reason = "starting"
@@ -69,6 +74,7 @@ class Coordinator:
         while not self.stop.is_set():
             poll = self.consumer.poll(chain.wait_s(time.time(), 0.25), POLL_RECORDS, self.stop)
             now = time.time()
+            self.teller.saw(poll.records)
             links = chain.extend(poll, now)
             tails = chain.tails(now)
             if links or tails or now >= say_at:
@@ -91,10 +97,11 @@ class Coordinator:
                     for link, interested in zip(links, shards, strict=True)
                     for shard in interested
                 ]
+                wanted = self.state.interests([stream for stream, _ in tails], now)
                 messages += [
                     (channel(stream, shard), payload)
-                    for stream, payload in tails
-                    for shard in self.state.interest(stream, now)
+                    for (stream, payload), interested in zip(tails, wanted, strict=True)
+                    for shard in interested
                 ]
                 if messages:
                     self.bus.publish(messages)
@@ -129,13 +136,18 @@ def work(process: Process) -> None:
                 "# HELP uproar_coordinator_published_total Messages published on the bus.\n"
                 "# TYPE uproar_coordinator_published_total counter\n"
                 f"uproar_coordinator_published_total {coordinator.published}\n"
+                "# HELP uproar_coordinator_totals_total Totals published on the bus.\n"
+                "# TYPE uproar_coordinator_totals_total counter\n"
+                f"uproar_coordinator_totals_total {coordinator.teller.published}\n"
             ),
         },
     )
     chain = coordinator.start()
     if not process.stop.is_set():
         coordinator._deliver([], [])
+        coordinator.teller.start()
         process.ready()
         coordinator.run(chain)
+        coordinator.teller.join(STOP_S)
         coordinator.consumer.commit()
     closer.close()

@@ -23,12 +23,14 @@ from uproar import status
 from uproar.events import Event
 from uproar.idempotency import READ_BACK_MS
 from uproar.ipc import Answer, FrameReader, LinkError, decode_submissions, encode_body, encode_frame
-from uproar.log import GROUPS, Log, LogBatch, LogFull, LogUnavailable
+from uproar.log import Log, LogBatch, LogFull, LogUnavailable, groups_of
 from uproar.log.valkey import ValkeyLog
 from uproar.logs import event
 from uproar.store import StoreUnavailable
 from uproar.store.sqlite import SqliteStore
 from workers.admission import Admission
+from workers.moderation.lists import files_of
+from workers.moderation.moderator import Moderator
 from workers.process import Process
 
 logger = logging.getLogger(__name__)
@@ -75,6 +77,7 @@ class Ingest:
             sampling=config.sampling,
             emotes=config.emotes.keys(),
             load=self.load,
+            flags=self.flags,
         )
         self.selector = selectors.DefaultSelector()
         self.links: dict[int, Link] = {}
@@ -84,12 +87,29 @@ class Ingest:
         self.wake_in.setblocking(False)
         self.wake_out.setblocking(False)
         self.appended = 0
+        self._terms_at: dict[str, int] = {}
+        self._moderator: Moderator | None = None  # made when a stream first holds what it finds
         self.log_error = ""
         self.log_full = False
 
     def load(self, stream: str) -> list[Event]:
         """Return what the archive has stored of what stands in a stream."""
         return self.store.standing(stream)
+
+    def flags(self, stream: str, text: str) -> bool:
+        """Whether moderation finds a text: asked here for streams that hold what it finds."""
+        if self._moderator is None:
+            self._moderator = Moderator(self.config.moderation)
+        lists = self._moderator.lists
+        try:
+            lists.refresh(files_of(self.config))
+            terms, since = self.admission.terms(stream)
+            if self._terms_at.get(stream) != since:
+                self._terms_at[stream] = since
+                lists.set(stream, terms, since)
+        except (OSError, ValueError) as error:  # the lists of before go on
+            event(logger, "terms_refused", level=logging.WARNING, why=str(error))
+        return self._moderator.decide_text(text, stream=stream).action != "allow"
 
     def _archived(self) -> int:
         """Up to where the store knows what stands; from there on it is read from the log."""
@@ -195,7 +215,7 @@ class Ingest:
                     answer = self.admission.submit(link, submission, now)
                     if answer is not None:
                         answers.append((link, answer))
-        except (LinkError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (LinkError, msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
             event(logger, "link_refused", level=logging.WARNING, why=str(error))
             self._close(link)
             return
@@ -291,9 +311,10 @@ class Ingest:
                 self._wake()
 
     def _trim_loop(self) -> None:
+        groups = groups_of(self.config)
         while not self.stop.wait(TRIM_EVERY_S):
             try:
-                done = min(self.log.position(group, PARTITION) for group in GROUPS)
+                done = min(self.log.position(group, PARTITION) for group in groups)
                 old = self.log.before_ts(PARTITION, now_ms() - int(self.config.log.keep_s * 1000))
                 self.log.trim(PARTITION, min(done, old))
             except LogUnavailable:

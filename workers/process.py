@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from uproar import collector
 from uproar.config import Config
 from uproar.logs import event
 
@@ -54,6 +55,7 @@ class Process:
 
     def ready(self) -> None:
         """Tell the supervisor that this process serves."""
+        collector.settle()
         event(logger, "ready", role=self.role)
         if self._ready_fd is not None:
             os.write(self._ready_fd, b"ready\n")

@@ -1,8 +1,8 @@
 """A room: who may write what in one stream now. Sans-I/O.
 
 Comes in: what stands (`uproar.standing`) and the texts of the last minutes. Goes out: refusals, who
-sees a comment, and its mask. Moderators, broadcasters and services pass the modes; nobody passes a
-ban.
+sees a comment, and its mask. Moderators, broadcasters and services pass the modes; bans and
+timeouts reach everybody but broadcasters and services.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 from uproar.config import Sampling as SamplingSettings
 from uproar.emotes import emotes_only
-from uproar.events import MODERATING_ROLES, Visibility
+from uproar.events import MODERATING_ROLES, SOVEREIGN_ROLES, Visibility
 from uproar.ipc import Draft, Submission, Traits
 from uproar.standing import Standing
 from workers.sampling import Sampler
@@ -47,9 +47,10 @@ class Room:
         standing, user = self.standing, submission.actor
         if standing.ended:
             return Refusal("frozen", "this stream has ended")
-        if user in standing.bans:
+        reached = draft.user.role not in SOVEREIGN_ROLES
+        if reached and user in standing.bans:
             return Refusal("banned", "you are banned from this stream")
-        until = standing.timeout_until(user, now)
+        until = standing.timeout_until(user, now) if reached else None
         if until is not None:
             wait = until - now
             return Refusal("timed_out", f"you may write again in {-(-wait // 1000)} s", wait)
@@ -95,13 +96,14 @@ class Room:
 
     def visibility(self, submission: Submission, *, flagged: bool) -> Visibility:
         """Return who sees a comment that is admitted."""
-        if submission.actor in self.standing.shadows:
-            return Visibility.SHADOW
         hold = self.standing.mode.get("hold", False)
+        # First, so that a shadow-banned author is told `held` where anyone else would be.
         if submission.role not in MODERATING_ROLES and (
             hold is True or (hold == "flagged" and flagged)
         ):
             return Visibility.HELD
+        if submission.actor in self.standing.shadows:
+            return Visibility.SHADOW
         return Visibility.ALL
 
     def wrote(self, text: str, ts: int) -> None:

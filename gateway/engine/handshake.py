@@ -63,6 +63,11 @@ def long_head(limit: int) -> Refusal:
     return Refusal(431, "too_big", f"the request head has at most {limit} bytes")
 
 
+def bad_extensions(fault: str) -> Refusal:
+    """Return the refusal of a malformed Sec-WebSocket-Extensions header (RFC 6455 section 9.1)."""
+    return Refusal(400, "bad_request", f"Sec-WebSocket-Extensions is malformed: {fault}")
+
+
 def refusal_of(method: str, version: str, headers: Mapping[str, str]) -> Refusal | None:
     """Return why an upgrade to WebSocket is not taken; header names are lower case."""
     if method != "GET":

@@ -17,6 +17,7 @@ from typing import Any
 
 import gevent
 from gevent import pywsgi
+from gevent.socket import wait_read
 from geventwebsocket.handler import WebSocketHandler
 
 from gateway.engine import (
@@ -24,6 +25,7 @@ from gateway.engine import (
     Drained,
     EngineEvent,
     EngineLimits,
+    Handover,
     Opened,
     Pinged,
     Received,
@@ -31,12 +33,13 @@ from gateway.engine import (
     WsgiApp,
     handshake,
 )
-from uproar import frames
+from uproar import deflate, frames
 from uproar.logs import event
 
 logger = logging.getLogger(__name__)
 
 READ_BYTES = 65_536
+DEFLATED_BYTES = 4096  # at once where they may inflate a thousandfold: 4 MiB, 8 ms
 LINGER_S = 2.0  # from our last words to hanging up
 LINGER_BYTES = 16 << 20  # of input after them that are read and thrown away
 HTTP_SOCKETS = 1000  # besides the WebSockets: REST, and handshakes under way
@@ -47,14 +50,16 @@ WRITABLE = 2  # libev's name for it
 
 
 class _Connection:
-    """One WebSocket. Unsent bytes are references to shared frames, oldest first."""
+    """One session. Unsent bytes are references to shared frames, oldest first."""
 
     __slots__ = (
-        "audiences", "closing", "full", "queue", "queued", "raw", "sid", "since", "sock", "watcher",
+        "audiences", "closing", "farewell", "full", "queue", "queued", "raw", "sid", "since",
+        "sock", "watcher",
     )  # fmt: skip
 
-    def __init__(self, sid: int, sock: Any) -> None:
+    def __init__(self, sid: int, sock: Any, farewell: Callable[[int, str], bytes] | None) -> None:
         self.sid = sid
+        self.farewell = farewell  # of a connection that was handed over; None: a WebSocket
         self.sock = sock
         self.raw = sock._sock  # the non-blocking socket below gevent's: EAGAIN comes out as such
         self.audiences: set[int] = set()
@@ -98,8 +103,15 @@ class ReferenceEngine:
         self._server.logger = logger
         self._server.start()
 
-    def frame(self, payload: bytes, *, text: bool) -> bytes:
-        return frames.encode(frames.Opcode.TEXT if text else frames.Opcode.BINARY, payload)
+    def frame(self, payload: bytes, *, text: bool, compress: int = 0) -> bytes:
+        compressed = compress > 0 and len(payload) >= deflate.MIN_BYTES
+        if compressed:
+            payload = deflate.compress(payload, deflate.level_for(compress))
+        opcode = frames.Opcode.TEXT if text else frames.Opcode.BINARY
+        return frames.encode(opcode, payload, compressed=compressed)
+
+    def members(self, audience: int) -> int:
+        return len(self._audiences.get(audience, ()))
 
     def send(self, sid: int, frame: bytes) -> bool:
         connection = self._connections.get(sid)
@@ -187,10 +199,16 @@ class ReferenceEngine:
         return True
 
     def _write_close(self, connection: _Connection, code: int, reason: str = "") -> None:
-        """Send the one close frame of a connection."""
-        if not connection.closing:
-            connection.closing = True
+        """Send the one close frame (or farewell) of a connection."""
+        if connection.closing:
+            return
+        connection.closing = True
+        if connection.farewell is None:
             self._write(connection, frames.encode_close(code, reason), always=True)
+            return
+        self._write(connection, connection.farewell(code, reason), always=True)
+        if not connection.queue:
+            self._hang_up(connection, socket.SHUT_WR)
 
     def _flush(self, connection: _Connection) -> None:
         """Runs in the hub when a full socket takes bytes again."""
@@ -211,6 +229,8 @@ class ReferenceEngine:
             connection.queue.clear()
             connection.queued = 0
         self._unwatch(connection)
+        if connection.closing and connection.farewell is not None:
+            self._hang_up(connection, socket.SHUT_WR)  # nothing answers a farewell
         if connection.full:
             connection.full = False
             self._tell(Drained(connection.sid))
@@ -223,16 +243,25 @@ class ReferenceEngine:
 
     # -- reading ----------------------------------------------------------------------------------
 
-    def serve(self, sock: Any, request: Request, first: bytes) -> None:
+    def serve(
+        self,
+        sock: Any,
+        request: Request,
+        first: bytes = b"",
+        farewell: Callable[[int, str], bytes] | None = None,
+    ) -> None:
         """Read one connection until it ends; called by its greenlet after the handshake."""
         self._next_sid += 1
-        connection = _Connection(self._next_sid, sock)
+        connection = _Connection(self._next_sid, sock, farewell)
         self._connections[connection.sid] = connection
         self._addresses[request.address] += 1
         self._tell(Opened(connection.sid, request))
         code = 1006
         try:
-            code = self._read(connection, first)
+            if farewell is None:
+                code = self._read(connection, first, deflate=request.deflate)
+            else:
+                self._watch(connection)
         except OSError:
             pass
         finally:
@@ -241,12 +270,35 @@ class ReferenceEngine:
         if code != 1006:
             self._see_off(connection)
 
-    def _read(self, connection: _Connection, first: bytes) -> int:
-        parser = frames.FrameParser(role="server", max_message=self.limits.message_bytes)
+    def _watch(self, connection: _Connection) -> None:
+        """Return when one that has nothing to say ends, or no longer takes what it is sent."""
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            # A peer that is gone without a word: the kernel's own patience is 15 minutes.
+            idle_ms = int(self.limits.idle_s * 1000)
+            connection.raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, idle_ms)
+        said = 0
+        while said <= self.limits.handshake_bytes:
+            try:
+                wait_read(connection.sock.fileno(), self.limits.idle_s / 2)
+                data = connection.raw.recv(READ_BYTES)
+            except BlockingIOError:
+                continue
+            except TimeoutError:
+                stuck = time.monotonic() - connection.since > self.limits.idle_s
+                if connection.queue and stuck:
+                    return
+                continue
+            if not data:
+                return
+            said += len(data)
+
+    def _read(self, connection: _Connection, first: bytes, *, deflate: bool) -> int:
+        parser = frames.FrameParser(
+            role="server", max_message=self.limits.message_bytes, deflate=deflate
+        )
+        read_bytes = DEFLATED_BYTES if deflate else READ_BYTES
         sock = connection.sock
-        # A client that says nothing is asked once with a ping; then it is gone.
-        sock.settimeout(self.limits.idle_s / 2)
-        asked = False
+        asked = False  # a client that says nothing is asked once with a ping; then it is gone
         data = first
         while True:
             for message in parser.feed(data) if data else ():
@@ -259,15 +311,19 @@ class ReferenceEngine:
             if parser.error is not None:
                 self._write_close(connection, parser.error.code, parser.error.reason)
                 return parser.error.code
-            # A read from a socket that always has more would never give up the hub: one piece a
-            # turn, so that a flood is handed up, answered and closed like anything else.
-            gevent.sleep(0)
+            # A plain recv from a socket that always has more never gives up the hub, and sleep(0)
+            # comes back some 50 times before the hub polls. This is one piece a poll, so a flood
+            # is handed up, answered and closed while everybody else is served.
+            data = b""
             try:
-                data = sock.recv(READ_BYTES)
+                wait_read(sock.fileno(), self.limits.idle_s / 2)
+                data = connection.raw.recv(read_bytes)
+            except BlockingIOError:
+                continue
             except TimeoutError:
                 if asked:
                     return 1006
-                asked, data = True, b""
+                asked = True
                 self._write(connection, frames.encode(frames.Opcode.PING, b""))
                 continue
             if not data:
@@ -322,9 +378,9 @@ class ReferenceEngine:
             if not members:
                 del self._audiences[audience]
 
-    def _hang_up(self, connection: _Connection) -> None:
+    def _hang_up(self, connection: _Connection, how: int = socket.SHUT_RDWR) -> None:
         try:
-            connection.raw.shutdown(socket.SHUT_RDWR)
+            connection.raw.shutdown(how)
         except OSError:
             pass
 
@@ -350,6 +406,7 @@ class _Handler(WebSocketHandler):  # type: ignore[misc]
 
     rfile: Any
     wsgi_input: Any
+    _extensions: str | None = None  # what was agreed on
     _deadline: Any = None
     _lingers = False  # the client may be sending still when its answer has gone out
 
@@ -422,7 +479,12 @@ class _Handler(WebSocketHandler):  # type: ignore[misc]
             super().run_application()
             return
         engine = self.server.engine
-        refusal = handshake.refusal_of(self.command, self.request_version, self._lower_headers())
+        headers = self._lower_headers()
+        refusal = handshake.refusal_of(self.command, self.request_version, headers)
+        try:
+            self._extensions = deflate.negotiate(headers.get("sec-websocket-extensions", ""))
+        except ValueError as error:
+            refusal = refusal or handshake.bad_extensions(str(error))
         if refusal is None and engine.refuses(_address(self.client_address)):
             refusal = handshake.FULL
         if refusal is None:
@@ -441,6 +503,8 @@ class _Handler(WebSocketHandler):  # type: ignore[misc]
             )
             if self.chosen:
                 headers = [*headers, ("Sec-WebSocket-Protocol", self.chosen)]
+            if self._extensions:
+                headers = [*headers, ("Sec-WebSocket-Extensions", self._extensions)]
         return super().start_response(status, headers, exc_info)
 
     def run_websocket(self) -> None:
@@ -455,8 +519,27 @@ class _Handler(WebSocketHandler):  # type: ignore[misc]
             self._lower_headers(),
             _address(self.client_address),
             self.chosen,
+            deflate=self._extensions is not None,
         )
         self.server.engine.serve(self.socket, request, bytes(first or b""))
+
+    def process_result(self) -> None:
+        """Send what the application answered, or take over a connection that it hands over."""
+        given = self.result
+        if not isinstance(given, Handover):
+            super().process_result()
+            return
+        engine = self.server.engine
+        if engine.refuses(given.request.address):
+            self.start_response(handshake.FULL.line, handshake.FULL.headers)
+            self.result = [handshake.FULL.body]
+            super().process_result()
+            return
+        self.provided_content_length = ""  # a body that ends with the connection has none
+        self.close_connection = True
+        self.write(given.greeting)
+        self.socket.settimeout(0.0)
+        engine.serve(self.socket, given.request, farewell=given.farewell)
 
     def _lower_headers(self) -> dict[str, str]:
         return {
@@ -523,12 +606,11 @@ def _linger(sock: Any) -> None:
     try:
         sock.shutdown(socket.SHUT_WR)
         while seen < LINGER_BYTES and (left := until - time.monotonic()) > 0:
-            sock.settimeout(left)
+            wait_read(sock.fileno(), left)
             data = sock.recv(READ_BYTES)
             if not data:
                 return
             seen += len(data)
-            gevent.sleep(0)
     except OSError:
         return
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import re
 import secrets
@@ -17,23 +18,32 @@ from gevent.event import AsyncResult
 from gateway.commands import CommentCommand
 from gateway.dialects import native
 from gateway.feed import Feed
+from gateway.http import openapi
+from gateway.http.events import Events
+from gateway.http.moderating import Acts
 from gateway.http.pages import Pages
+from gateway.http.routes import Route, pattern_of
+from gateway.http.streams import Streams
 from gateway.http.wire import HttpRequest, Problem, Response, StartResponse
 from gateway.session import STREAM_ID
-from gateway.viewers import draft_of
+from gateway.viewers import draft_of, traits_of
 from uproar import ids
 from uproar.auth import AuthError, Claims, Verifier, make_token, printable
 from uproar.config import Config
-from uproar.events import Comment, CommentDeleted
 from uproar.ipc import Answer, IngestLink
 from uproar.logs import event
+from uproar.standing import Standing, standing_of
 from uproar.state import StateLost
-from uproar.store import Place, StoredComment, StoreUnavailable
+from uproar.store import ANYBODY, Place, Reader, Store, StoredComment, StoreUnavailable
 
 logger = logging.getLogger(__name__)
 
 ARCHIVE_S = 0.5  # for history to reach what was acknowledged before the request
+PUBLISH_S = 0.5  # for all gateways to learn of an offset before it is acknowledged
+LOOK_S = 0.005
 ARRAY_MAX = 500
+OPENED_MAX = 100_000
+ALLOWED_HEADERS = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID"
 CURSOR = re.compile(r"([0-9]{1,9})-([0-9]{1,16})")  # (era, offset): both fit the store's integers
 
 
@@ -93,16 +103,22 @@ class Api:
         self.pages = Pages(config.server.origins)
         self.guests = Guests(config.auth.guests_per_minute)
         self.acknowledged = 0  # the newest offset this gateway has acknowledged
-        stream = r"/stream/(?P<stream>[^/]+)"
-        self._routes: list[tuple[str, re.Pattern[str], Callable[..., Response]]] = [
-            ("GET", re.compile(r"/"), lambda request: self.pages.get("index.html")),
-            ("GET", re.compile(r"/assets/(?P<name>[^/]+)"), self._asset),
-            ("POST", re.compile(r"/session"), self._session),
-            ("GET", re.compile(stream), self._stream),
-            ("GET", re.compile(stream + r"/comments"), self._history),
-            ("POST", re.compile(stream + r"/comments"), self._post),
-            ("DELETE", re.compile(stream + r"/comments/(?P<comment>[^/]+)"), self._delete),
+        self._opened: set[str] = set()  # streams known to exist, where not every id does
+        self.streams = Streams(self)
+        self.acts = Acts(self)
+        self.events = Events(self)
+        self.routes: list[Route] = [
+            ("GET", "/", lambda request: self.pages.get("index.html")),
+            ("GET", "/assets/{name}", self._asset),
+            ("GET", "/openapi.json", lambda request: Response.json(openapi.DOCUMENT)),
+            ("POST", "/session", self._session),
+            ("GET", "/stream/{stream}/comments", self._history),
+            ("POST", "/stream/{stream}/comments", self._post),
+            *self.streams.routes,
+            *self.acts.routes,
+            *self.events.routes,
         ]
+        self._routes = [(verb, pattern_of(path), handler) for verb, path, handler in self.routes]
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         try:
@@ -139,7 +155,7 @@ class Api:
             return []
         return [
             ("Access-Control-Allow-Origin", origin),
-            ("Access-Control-Allow-Headers", "Authorization, Content-Type"),
+            ("Access-Control-Allow-Headers", ALLOWED_HEADERS),
             ("Access-Control-Allow-Methods", "GET, POST, DELETE, PATCH, PUT"),
             ("Access-Control-Expose-Headers", "Retry-After"),
             ("Vary", "Origin"),
@@ -178,41 +194,9 @@ class Api:
             201,
         )
 
-    # -- a stream ---------------------------------------------------------------------------------
-
-    def _stream(self, request: HttpRequest, stream: str) -> Response:
-        stream = self._known(stream)
-        if "text/html" in request.header("accept"):
-            page = self.pages.get("stream.html")
-            page.headers = [*page.headers, ("Vary", "Accept")]
-            return page
-        live = self.feed.live.get(stream)
-        rate = 0.0
-        if live is not None and live.ready:
-            recent_ms = int(time.time() * 1000) - 10_000
-            rate = sum(found.ts > recent_ms for found in live.newest()) / 10
-        try:
-            connections = self.feed.state.connections([stream])[0]
-        except StateLost as error:
-            raise _away(error) from error
-        response = Response.json(
-            {
-                "id": stream,
-                "viewers": connections,
-                "connections": connections,
-                "reactions": {},
-                "pinned": None,
-                "mode": {},
-                "rate": rate,
-                "sample_ratio": None,
-                "started_at": None,
-            }
-        )
-        response.headers = [*response.headers, ("Vary", "Accept")]
-        return response
-
     def _history(self, request: HttpRequest, stream: str) -> Response:
-        stream = self._known(stream)
+        reader = self.reader(request, stream)
+        stream = self.known(stream)
         limit = request.number("limit", 50, 1, 1000) or 50
         from_ms = request.number("from_ms", None, 0, 1 << 53)
         to_ms = request.number("to_ms", None, 0, 1 << 53)
@@ -222,32 +206,25 @@ class Api:
         if before is not None and (from_ms is not None or to_ms is not None):
             raise Problem(400, "bad_request", "a window goes forward: take after, not before")
         if before is None:
-            self._await_archive()
-        try:
-            if from_ms is not None or to_ms is not None:
-                rows = self.feed.in_pool(
-                    self.feed.store.window,
-                    stream,
-                    from_ms or 0,
-                    to_ms if to_ms is not None else 1 << 53,
-                    limit,
-                    self._place(stream, after) if after else None,
-                )
-            elif after is not None:
-                rows = self.feed.in_pool(
-                    self.feed.store.oldest, stream, limit, self._place(stream, after)
-                )
-            else:
-                place = self._place(stream, before) if before else None
-                rows = self.feed.in_pool(self.feed.store.newest, stream, limit, place)
-        except StoreUnavailable as error:
-            raise _away(error) from error
+            self.await_archive()
+        text = before if before is not None else after
+        place = self.place(stream, text) if text is not None else None
+        store = self.store
+        if from_ms is not None or to_ms is not None:
+            end = to_ms if to_ms is not None else 1 << 53
+            window = functools.partial(store.window, reader=reader)
+            rows = self.read(window, stream, from_ms or 0, end, limit, place)
+        elif after is not None:
+            rows = self.read(functools.partial(store.oldest, reader=reader), stream, limit, place)
+        else:
+            rows = self.read(functools.partial(store.newest, reader=reader), stream, limit, place)
         cursor = f"{rows[-1].era}-{rows[-1].event.offset}" if len(rows) == limit else None
         if after is not None and from_ms is None and to_ms is None:
             rows = list(reversed(rows))
-        return Response.json({"comments": [_shown(row) for row in rows], "next": cursor})
+        shown = [self.shown(row, reader) for row in rows]
+        return Response.json({"comments": shown, "next": cursor})
 
-    def _await_archive(self) -> None:
+    def await_archive(self) -> None:
         """Let history come up to what was acknowledged or shown before this request, briefly."""
         until = time.monotonic() + ARCHIVE_S
         try:
@@ -260,12 +237,28 @@ class Api:
         except (StateLost, StoreUnavailable):
             return
 
-    def _place(self, stream: str, text: str) -> Place:
+    def await_published(self, offset: int) -> None:
+        """Hold an answer until STATE knows of its offset, briefly.
+
+        History waits for what STATE knows of: with this, the next request finds what this one was
+        told of on any gateway, not only here. What is late is acknowledged all the same.
+        """
+        until = time.monotonic() + PUBLISH_S
+        try:
+            while time.monotonic() < until:
+                known = self.feed.state.last(0)
+                if known is None or known[0] >= offset:
+                    return
+                gevent.sleep(LOOK_S)
+        except StateLost:
+            return
+
+    def place(self, stream: str, text: str) -> Place:
         """Return the place that a cursor or a comment id names; raises Problem."""
         found = CURSOR.fullmatch(text)
         if found is not None:
             return Place(int(found[1]), int(found[2]))
-        row = self._stored(stream, self._comment_id(text))
+        row = self.stored(stream, self.comment_id(text))
         if row is None:
             raise Problem(404, "not_found", "this stream has no such comment")
         return Place(row.era, row.event.offset)
@@ -273,13 +266,14 @@ class Api:
     # -- comments ---------------------------------------------------------------------------------
 
     def _post(self, request: HttpRequest, stream: str) -> Response:
-        claims = self._claims(request, stream)
-        stream = self._known(stream)
+        claims = self.claims(request, stream)
+        stream = self.known(stream)
         posted = request.body(PostedComment | list[msgspec.Raw])
         if isinstance(posted, PostedComment):
             answer = self._submit(stream, claims, posted).get()
             if answer.code:
                 raise Problem.rejected(answer.code, answer.message, answer.retry_after_ms)
+            self.await_published(answer.offset)
             return Response.json(self._accepted(answer), 201)
         if len(posted) > ARRAY_MAX:
             raise Problem(413, "too_big", f"at most {ARRAY_MAX} comments in one request")
@@ -290,6 +284,7 @@ class Api:
             answer = result.get()
             shown = self._accepted(answer) if not answer.code else _refused(answer)
             results.append({"nonce": nonce, **shown})
+        self.await_published(max((result.get("offset", 0) for result in results), default=0))
         refused = any("code" in result for result in results)
         return Response.json(results, 207 if refused else 201)
 
@@ -305,7 +300,7 @@ class Api:
         return posted.nonce, self._submit(stream, claims, posted)
 
     def _submit(self, stream: str, claims: Claims, posted: PostedComment) -> AsyncResult:
-        """Hand a comment to ingest; the result is an Answer, at the latest by the link's deadline."""
+        """Hand a comment to ingest; the result is an Answer, by the link's deadline at last."""
         result = AsyncResult()
         fields = {k: v for k, v in msgspec.to_builtins(posted).items() if v is not None}
         try:
@@ -331,6 +326,7 @@ class Api:
             nonce or secrets.token_hex(8),
             draft,
             result.set,
+            traits_of(claims),
         )
         return result
 
@@ -342,80 +338,91 @@ class Api:
             "shown": native.SHOWN_WORDS[answer.shown],
         }
 
-    def _delete(self, request: HttpRequest, stream: str, comment: str) -> Response:
-        claims = self._claims(request, stream)
-        stream = self._known(stream)
-        if not claims.moderates:
-            raise Problem(403, "not_allowed", "only moderators may delete comments")
-        comment_id = self._comment_id(comment)
-        self._await_archive()
-        row = self._stored(stream, comment_id)
-        if row is None and not self._in_ring(stream, comment_id):
-            raise Problem(404, "not_found", "this stream has no such comment")
-        result = AsyncResult()
-        self.link.submit(
-            "COMMENT_DELETED",
-            stream,
-            claims.sub,
-            claims.role,
-            secrets.token_hex(8),
-            CommentDeleted(comment_id, claims.sub),
-            result.set,
-        )
-        answer = result.get()
-        if answer.code:
-            raise Problem.rejected(answer.code, answer.message, answer.retry_after_ms)
-        self.acknowledged = max(self.acknowledged, answer.offset)
-        return Response.json({"comment_id": comment, "offset": answer.offset})
+    # -- for the routes of all modules ------------------------------------------------------------
 
-    def _in_ring(self, stream: str, comment_id: bytes) -> bool:
-        """Whether a comment that the archive has not reached yet is among the live ones."""
-        live = self.feed.live.get(stream)
-        return live is not None and any(
-            isinstance(found.data, Comment) and found.data.id == comment_id
-            for found in live.newest()
-        )
+    @property
+    def store(self) -> Store:
+        """The store; its calls block, so they go through `read`."""
+        return self.feed.store
 
-    def _stored(self, stream: str, comment_id: bytes) -> StoredComment | None:
+    def read(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        """Return what a call of the store's returns; raises Problem."""
         try:
-            row: StoredComment | None = self.feed.in_pool(
-                self.feed.store.comment, stream, comment_id
-            )
+            return self.feed.in_pool(call, *arguments)
         except StoreUnavailable as error:
-            raise _away(error) from error
+            raise Problem.away(error) from error
+
+    def stored(self, stream: str, comment_id: bytes) -> StoredComment | None:
+        """Return a comment of the archive, deleted or not; raises Problem."""
+        row: StoredComment | None = self.read(self.store.comment, stream, comment_id)
         return row
+
+    def standing(self, stream: str) -> Standing:
+        """Return what stands in a stream, with all that was acknowledged; raises Problem."""
+        self.await_archive()
+        return standing_of(self.read(self.store.standing, stream))
+
+    def shown(self, row: StoredComment, reader: Reader) -> dict[str, Any]:
+        """Return a comment as history shows it."""
+        shown = native.comment_object(row.event, moderator=reader.moderator)
+        del shown["type"]
+        return shown
 
     # -- who and what -----------------------------------------------------------------------------
 
-    def _known(self, stream: str) -> str:
+    def well_formed(self, stream: str, status: int = 404) -> None:
+        """Refuse what is no stream id; raises Problem."""
         if not STREAM_ID.fullmatch(stream):
-            raise Problem(404, "unknown_stream", "a stream id has 1 to 64 of a-z 0-9 _ -")
+            code = "unknown_stream" if status == 404 else "bad_request"
+            raise Problem(status, code, "a stream id has 1 to 64 of a-z 0-9 _ -")
+
+    def known(self, stream: str) -> str:
+        """Return the id of a stream that exists; raises Problem."""
+        self.well_formed(stream)
+        if self.config.streams.open or stream in self._opened:
+            return stream
+        live = self.feed.live.get(stream)
+        standing = live.standing if live is not None and live.ready else None
+        if standing is None or not standing.opened:
+            standing = self.standing(stream)
+        if not standing.opened:
+            raise Problem(404, "unknown_stream", "there is no such stream; POST /stream opens one")
+        if len(self._opened) >= OPENED_MAX:
+            self._opened.clear()
+        self._opened.add(stream)  # a stream that was opened once exists for good
         return stream
 
-    def _claims(self, request: HttpRequest, stream: str) -> Claims:
+    def holder(self, request: HttpRequest) -> Claims:
+        """Return whose request it is; raises Problem."""
         scheme, _, token = request.header("authorization").partition(" ")
         token = token.strip() if scheme.lower() == "bearer" else request.one("access_token") or ""
         if not token:
             raise Problem(401, "read_only", "send a token: Authorization: Bearer …")
         try:
-            claims = self.verifier.check(token)
+            return self.verifier.check(token)
         except AuthError as error:
             raise Problem(401, "unauthorized", str(error)) from error
+
+    def claims(self, request: HttpRequest, stream: str) -> Claims:
+        """Return whose request it is, when it is good for a stream; raises Problem."""
+        claims = self.holder(request)
         if not claims.allows(stream):
             raise Problem(403, "not_allowed", "this token is for other streams")
         return claims
 
-    def _comment_id(self, text: str) -> bytes:
+    def reader(self, request: HttpRequest, stream: str) -> Reader:
+        """Return for whom history is read: anybody without a token; raises Problem."""
+        if not request.header("authorization") and not request.one("access_token"):
+            return ANYBODY
+        claims = self.claims(request, stream)
+        return Reader(claims.sub, claims.moderates)
+
+    def comment_id(self, text: str) -> bytes:
+        """Return the id that a text is; raises Problem."""
         try:
             return ids.from_text(text)
         except ValueError:
             raise Problem(404, "not_found", "this is no comment id") from None
-
-
-def _shown(row: StoredComment) -> dict[str, Any]:
-    shown = native.comment_object(row.event)
-    del shown["type"]
-    return shown
 
 
 def _refused(answer: Answer) -> dict[str, Any]:
@@ -423,7 +430,3 @@ def _refused(answer: Answer) -> dict[str, Any]:
     if answer.retry_after_ms is not None:
         refused["retry_after_ms"] = answer.retry_after_ms
     return refused
-
-
-def _away(error: Exception) -> Problem:
-    return Problem(503, "unavailable", f"{error}; try again", retry_after_ms=1000)

@@ -34,6 +34,11 @@ class Problem(Exception):
         """Return the problem that stands for a REJECTED."""
         return cls(REJECTIONS.get(code, 400), code, message, retry_after_ms=retry_after_ms)
 
+    @classmethod
+    def away(cls, error: Exception) -> Problem:
+        """Return the problem of a store or state that does not answer."""
+        return cls(503, "unavailable", f"{error}; try again", retry_after_ms=1000)
+
     def response(self) -> Response:
         """Return it as application/problem+json."""
         more: dict[str, Any] = {}
@@ -94,6 +99,11 @@ class HttpRequest:
                 400, "bad_request", f"a query has at most {QUERY_FIELDS} parameters"
             ) from None
 
+    @property
+    def query_string(self) -> str:
+        """The query as it was sent."""
+        return str(self._environ.get("QUERY_STRING", ""))
+
     def header(self, name: str) -> str:
         """Return a header, empty when it was not sent."""
         value = self._environ.get("HTTP_" + name.upper().replace("-", "_"), "")
@@ -126,20 +136,26 @@ class HttpRequest:
             raise Problem(400, "bad_request", f"{name} must be from {least} to {most}")
         return value
 
-    def body(self, shape: Any) -> Any:
-        """Return the JSON body as `shape`; raises Problem."""
+    def body(self, shape: Any, *, default: Any = None, most: int = 0) -> Any:
+        """Return the JSON body as `shape`, `default` (where given) for none; raises Problem.
+
+        `most` is the bound in bytes where it is not that of all bodies.
+        """
+        most = most or self._body_bytes
         length = self._environ.get("CONTENT_LENGTH") or "0"
-        if length.isdigit() and int(length) > self._body_bytes:
-            raise Problem(413, "too_big", f"a body has at most {self._body_bytes} bytes")
+        if length.isdigit() and int(length) > most:
+            raise Problem(413, "too_big", f"a body has at most {most} bytes")
         try:
             with gevent.Timeout(BODY_S):
-                raw = self._environ["wsgi.input"].read(self._body_bytes + 1)
+                raw = self._environ["wsgi.input"].read(most + 1)
         except gevent.Timeout:
             raise Problem(408, "too_slow", "the body did not arrive in time") from None
         except (OSError, ValueError) as error:
             raise Problem(400, "bad_request", f"the body can't be read: {error}") from error
-        if len(raw) > self._body_bytes:
-            raise Problem(413, "too_big", f"a body has at most {self._body_bytes} bytes")
+        if len(raw) > most:
+            raise Problem(413, "too_big", f"a body has at most {most} bytes")
+        if default is not None and not raw.strip():
+            return default
         try:
             return msgspec.json.decode(raw, type=shape)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -16,7 +16,7 @@ import pytest
 
 from uproar import ids
 from uproar.events import Cleared, Comment, CommentDeleted, Event, User, UserRemoved, Visibility
-from uproar.store import Place, Store, StoreUnavailable
+from uproar.store import Bucket, Place, Reader, Store, StoreUnavailable
 from uproar.store import sqlite as sqlite_module
 from uproar.store.sqlite import SqliteStore
 
@@ -266,6 +266,47 @@ def test_held_and_shadowed_comments_are_for_moderators(store):
 def test_history_is_complete_whatever_was_sampled(store):
     put(store, said(1, mask=0), said(2, mask=1), said(3, mask=15))
     assert shown(store) == [1, 2, 3]
+
+
+# Figures
+
+
+def test_stats_count_what_a_reader_sees(store):
+    put(
+        store,
+        said(1, "ann"), said(500, "bob"), said(999, "ann"),  # the first second
+        said(1000, "cy"), deleted(1500, 999), deleted(1600, 1),  # the second
+        said(3500, "dan"), said(3600, "sam", visibility=Visibility.SHADOW),
+        said(3700, "ann", visibility=Visibility.HELD), removed(3800, "dan"),
+    )  # fmt: skip
+    assert store.stats("demo", T0, T0 + 5000, 1000) == [
+        Bucket(T0, 1, 1, 0), Bucket(T0 + 1000, 1, 1, 2),
+    ]  # fmt: skip
+    mine = store.stats("demo", T0, T0 + 5000, 1000, reader=Reader("sam"))
+    assert mine[-1] == Bucket(T0 + 3000, 1, 1, 0)
+    every = store.stats("demo", T0, T0 + 5000, 1000, reader=Reader("mod", moderator=True))
+    assert every[-1] == Bucket(T0 + 3000, 2, 2, 0)
+    # A window is half open, and its first bucket begins where it begins.
+    assert store.stats("demo", T0 + 400, T0 + 1600, 700) == [
+        Bucket(T0 + 400, 2, 2, 0), Bucket(T0 + 1100, 0, 0, 1),
+    ]  # fmt: skip
+    assert store.stats("other", T0, T0 + 5000, 1000) == []
+    assert store.stats("demo", T0 + 9, T0, 1000) == []
+
+
+def test_stats_span_eras_and_stop_at_a_clear(store):
+    for n in range(1, 300_001, 50_000):
+        put(store, said(n))
+    put(store, cleared(300_000))
+    put(store, said(1, ts=T0 + 260_000, of=7), said(2, ts=T0 + 400_000, of=8), epoch="e2")
+    found = store.stats("demo", T0, T0 + 500_000, 100_000)
+    assert found == [Bucket(T0 + 200_000, 1, 1, 0), Bucket(T0 + 400_000, 1, 1, 0)]
+
+
+def test_an_approved_comment_is_one_of_its_author(store):
+    put(store, said(1, visibility=Visibility.HELD), said(2, visibility=Visibility.HELD))
+    put(store, said(3)._replace(type="COMMENT_APPROVED", data=said(1).data))
+    assert offsets(store.by_user("demo", "ann", 9)) == [3, 2]
 
 
 # Pages

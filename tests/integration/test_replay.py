@@ -80,7 +80,7 @@ def test_every_viewer_ends_with_the_same_comments(system: System, name):
         line["text"] = line["text"].removeprefix("\x01ACTION ").rstrip("\x01")
     for line in lines[::PLANTED_EVERY]:
         line["text"] = f"{line['text'][:400]} {TERM}"
-    planted = len(lines[::PLANTED_EVERY])
+    planted: set[str] = set()
     (system.data / "terms.txt").write_text(f"{TERM}\n")
     stream = name.replace("_", "-")
     deleted: set[str] = set()
@@ -91,6 +91,8 @@ def test_every_viewer_ends_with_the_same_comments(system: System, name):
             deleted.add(event["comment_id"])
         elif event["type"] == "COMMENT":
             shown[event["id"]] = event["offset"]
+            if TERM in event["text"]:
+                planted.add(event["id"])
 
     with Swarm(seed=7) as swarm:
 
@@ -120,7 +122,8 @@ def test_every_viewer_ends_with_the_same_comments(system: System, name):
         swarm.run(second.done, 60)
         swarm.run(_Replay(system, stream, lines[2 * third :]).done, 60)
         assert swarm.run(lambda: len(first.offsets) == len(lines), 60), len(first.offsets)
-        assert swarm.run(lambda: len(deleted) == planted, 20), (len(deleted), planted)
+        # The moderation model may have found others as well.
+        assert swarm.run(lambda: planted <= deleted, 20), len(planted - deleted)
         last = first.offsets[-1]
         assert swarm.run(lambda: all(m.offsets[-1:] == [last] for m in steady + joiners), 20)
         # The last comment of all may be a deleted one, which a resume leaves out.
@@ -144,9 +147,14 @@ def test_every_viewer_ends_with_the_same_comments(system: System, name):
         assert member.offsets == sorted(set(member.offsets))
     assert not any(member.repeats or member.gaps for member in swarm.members)
 
-    kept = [offset for offset in everything if offset not in gone]
-    wait_until(lambda: len(system.history(stream)) == len(kept), 10, "history is complete")
+    assert len(planted) == len(lines[::PLANTED_EVERY])
+    wait_until(
+        lambda: len(system.history(stream)) == len(everything) - len(deleted),
+        10,
+        "history is complete",
+    )
+    gone = {shown[comment] for comment in deleted}
     history = system.history(stream)
-    assert [comment["offset"] for comment in history] == kept
-    texts = sorted(line["text"] for line in lines if TERM not in line["text"])
-    assert sorted(comment["text"] for comment in history) == texts
+    assert [comment["offset"] for comment in history] == [o for o in everything if o not in gone]
+    texts = {line["text"] for line in lines}
+    assert all(comment["text"] in texts and TERM not in comment["text"] for comment in history)

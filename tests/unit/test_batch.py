@@ -5,7 +5,14 @@ import random
 import pytest
 
 from uproar.batch import Batch, decode_batch, encode_batch
-from uproar.events import Cleared, PoisonedRecord, UserRemoved, decode_record, encode_record, to_event
+from uproar.events import (
+    Cleared,
+    PoisonedRecord,
+    UserRemoved,
+    decode_record,
+    encode_record,
+    to_event,
+)
 
 T = 1_700_000_000_000
 
@@ -26,7 +33,8 @@ def test_last_alone_says_that_nothing_more_came():
 
 def test_nothing_but_a_batch_is_taken_for_one():
     good = encode_batch(1, 2, [(2, encode_record("CLEARED", "s", T, "möd", "n", Cleared("m")))])
-    for payload in (b"", b"probe", good[:-1], b"\x91" * 100_000, good.replace(b"m\xc3\xb6d", b"m\xff\xffd")):
+    no_text = good.replace(b"m\xc3\xb6d", b"m\xff\xffd")
+    for payload in (b"", b"probe", good[:-1], b"\x91" * 100_000, no_text):
         with pytest.raises(PoisonedRecord, match="not a batch"):
             decode_batch(payload)
     chance = random.Random(2)

@@ -11,7 +11,17 @@ from uproar.events import (
     Cleared,
     Comment,
     CommentDeleted,
+    Flagged,
+    HeldResolved,
+    Mode,
+    Pinned,
     PoisonedRecord,
+    Sampling,
+    Sanction,
+    StreamEnded,
+    StreamStarted,
+    Terms,
+    Unpinned,
     User,
     UserRemoved,
     Visibility,
@@ -23,21 +33,36 @@ from uproar.events import (
 T = 1_700_000_000_000
 ID = ids.build(T, 0, ids.new_node())
 USER = User("u", "U", "vip", "#fff", ("sub",))
-DATA = {
-    "COMMENT": Comment(ID, USER, "hej 👋", T, ID, (("kappa", 0, 5),)),
-    "COMMENT_DELETED": CommentDeleted(ID, "m", "why"),
-    "USER_REMOVED": UserRemoved("u", T),
-    "CLEARED": Cleared("m"),
+COMMENT = Comment(ID, USER, "hej 👋", T, ID, (("kappa", 0, 5),))
+SHAPES = {
+    type(data): data
+    for data in (
+        COMMENT,
+        CommentDeleted(ID, "m", "why"),
+        UserRemoved("u", T),
+        Cleared("m"),
+        Pinned(COMMENT, "m", T),
+        Unpinned(ID, "m"),
+        Mode({"slow_s": 30, "frozen": None}, "m"),
+        Sampling(0.2, 5000.0),
+        StreamStarted("A title", "m"),
+        StreamEnded("m"),
+        Sanction("u", "timeout", "m", "why", T),
+        Flagged(COMMENT, "rule", "category", 0.5, ((0, 3),)),
+        HeldResolved(ID, "approve", "m"),
+        Terms(("no",), ("yes",), "m"),
+    )
 }
 
 
 @pytest.mark.parametrize("kind", sorted(events.DATA_OF))
 def test_every_type_comes_out_as_it_went_in(kind):
-    raw = encode_record(kind, "s", T, "a", "n", DATA[kind], mask=5, visibility=Visibility.SHADOW)
+    data = SHAPES[events.DATA_OF[kind]]
+    raw = encode_record(kind, "s", T, "a", "n", data, mask=5, visibility=Visibility.SHADOW)
     record = decode_record(raw)
     assert (record.type, record.stream, record.ts) == (kind, "s", T)
     assert (record.actor, record.nonce, record.mask, record.visibility) == ("a", "n", 5, 2)
-    assert to_event(7, record) == (7, kind, T, "a", 5, 2, DATA[kind])
+    assert to_event(7, record) == (7, kind, T, "a", 5, 2, data)
 
 
 def packed(**changes):

@@ -11,10 +11,18 @@ Adapters: `uproar.log.valkey` (embedded, one partition). Both adapters of a role
 from __future__ import annotations
 
 import hashlib
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from uproar.config import Config
 
 # The consumer groups. The log is trimmed only below what every one of them has committed.
 GROUPS = ("coordinator", "archive", "moderation")
+
+
+def groups_of(config: Config) -> tuple[str, ...]:
+    """Return the groups of a configuration: webhooks read only where there are targets."""
+    return (*GROUPS, "webhooks") if config.webhooks.targets else GROUPS
 
 
 class LogUnavailable(Exception):

@@ -55,6 +55,15 @@ class Place(NamedTuple):
     offset: int
 
 
+class Bucket(NamedTuple):
+    """What happened in a stream from `ts` (unix ms) on, for one step of time."""
+
+    ts: int
+    comments: int
+    authors: int
+    deletions: int
+
+
 class Store(Protocol):
     """Calls block. One archive writes; any number of processes read."""
 
@@ -124,6 +133,14 @@ class Store(Protocol):
 
     def comment(self, stream: str, comment_id: bytes) -> StoredComment | None:
         """Return one comment, deleted or not, None when the stream has none of that id."""
+
+    def stats(
+        self, stream: str, from_ms: int, to_ms: int, bucket_ms: int, *, reader: Reader = ANYBODY
+    ) -> list[Bucket]:
+        """Return the buckets of [from_ms, to_ms) in which something happened, in order.
+
+        Counts the comments that `reader` sees, their authors, and deletions of single comments.
+        """
 
     def count(self, stream: str) -> int:
         """Return how many comments of a stream are visible in history."""

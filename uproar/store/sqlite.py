@@ -24,7 +24,15 @@ from typing import Any, Final
 import msgspec
 
 from uproar.events import DATA_OF, STANDING_TYPES, Event
-from uproar.store import ANYBODY, Place, Reader, StoredComment, StoredEvent, StoreUnavailable
+from uproar.store import (
+    ANYBODY,
+    Bucket,
+    Place,
+    Reader,
+    StoredComment,
+    StoredEvent,
+    StoreUnavailable,
+)
 
 BUSY_S: Final = 2.0  # waiting for a lock: readers need one only while a killed writer's WAL heals
 READ_S: Final = 5.0  # one read; a page costs 0.1 ms, counting a million comments 0.2 s
@@ -113,9 +121,10 @@ _ABOVE: Final = f"""+e.era >= max(:era, s.cleared_era)
 _UNCLEARED: Final = f"+e.era >= s.cleared_era AND c.offset > {_FROM_CLEAR}"
 # Held and shadowed comments are for their author and for moderators; an approved one has a second
 # row, and its first is for nobody.
-_FOR: Final = """(c.visibility = 0 OR (:moderator OR c.user_id = :reader) AND NOT EXISTS (
-    SELECT 1 FROM comments a INDEXED BY comments_id
-    WHERE a.stream = c.stream AND a.comment_id = c.comment_id AND a.approved))"""
+_UNAPPROVED: Final = """NOT EXISTS (SELECT 1 FROM comments a INDEXED BY comments_id
+    WHERE a.stream = c.stream AND a.comment_id = c.comment_id AND a.approved)"""
+_FOR: Final = f"""(c.visibility = 0
+    OR (:moderator OR c.user_id = :reader) AND {_UNAPPROVED})"""
 _SHOWN: Final = f"{_FOR} AND v.deleted IS NOT 1 AND ({_REMOVED}) IS NOT 1"
 
 _NEWEST_HIDDEN: Final = f"""SELECT {_COLUMNS} {_ERAS} WHERE s.name = :stream AND {_BELOW}
@@ -142,12 +151,26 @@ _BY_ID: Final = f"""SELECT {_COLUMNS}
 _BY_USER: Final = f"""SELECT {_COLUMNS} FROM streams s CROSS JOIN epochs e
     CROSS JOIN comments c INDEXED BY comments_user
         ON c.stream = s.id AND c.user_id = :user AND c.era = e.era {_MARKS}
-    WHERE s.name = :stream AND {_BELOW} ORDER BY e.era DESC, c.offset DESC LIMIT :limit"""
+    WHERE s.name = :stream AND {_BELOW} AND (c.visibility = 0 OR {_UNAPPROVED})
+    ORDER BY e.era DESC, c.offset DESC LIMIT :limit"""
 _STANDING_EVENTS: Final = f"""
     SELECT offset, type, ts, actor, mask, visibility, data
     FROM events INDEXED BY events_type
     WHERE stream = (SELECT id FROM streams WHERE name = :stream) AND type IN {_STANDING}
     ORDER BY era, offset"""
+_COMMENTS_BY_TIME: Final = f"""
+    SELECT (c.ts - :from_ms) / :bucket_ms, count(*), count(DISTINCT c.user_id) FROM streams s
+    CROSS JOIN buckets e ON e.stream = s.id
+    CROSS JOIN comments c ON c.stream = s.id AND c.era = e.era
+        AND c.offset < ((e.bucket + 1) << {BUCKET_BITS}) {_MARKS}
+    WHERE s.name = :stream AND e.last_ts >= :from_ms AND e.first_ts < :to_ms
+        AND +e.era >= s.cleared_era
+        AND c.offset > max((e.bucket << {BUCKET_BITS}) - 1, {_FROM_CLEAR})
+        AND c.ts >= :from_ms AND c.ts < :to_ms AND {_SHOWN} GROUP BY 1"""
+_DELETIONS_BY_TIME: Final = """
+    SELECT (ts - :from_ms) / :bucket_ms, count(*) FROM events INDEXED BY events_type
+    WHERE stream = (SELECT id FROM streams WHERE name = :stream) AND type = 'COMMENT_DELETED'
+        AND ts >= :from_ms AND ts < :to_ms GROUP BY 1"""
 _COUNT: Final = f"""SELECT count(*) {_ERAS}
     WHERE s.name = :stream AND {_UNCLEARED} AND {_SHOWN}"""
 _EVENTS: Final = """
@@ -310,6 +333,25 @@ class SqliteStore:
         """Return one comment, deleted or not, None when the stream has none of that id."""
         found = self._comments(_BY_ID, {"stream": stream, "comment_id": comment_id})
         return found[0] if found else None
+
+    def stats(
+        self, stream: str, from_ms: int, to_ms: int, bucket_ms: int, *, reader: Reader = ANYBODY
+    ) -> list[Bucket]:
+        """Return the buckets of [from_ms, to_ms) in which something happened, in order."""
+        values = {
+            "stream": stream, "from_ms": from_ms, "to_ms": to_ms, "bucket_ms": max(bucket_ms, 1)
+        }  # fmt: skip
+        comments = {
+            n: (count, authors)
+            for n, count, authors in self._read(
+                _COMMENTS_BY_TIME, {**values, **reader._asdict()}
+            )
+        }
+        deletions = dict(self._read(_DELETIONS_BY_TIME, values))
+        return [
+            Bucket(from_ms + n * bucket_ms, *comments.get(n, (0, 0)), deletions.get(n, 0))
+            for n in sorted(comments.keys() | deletions.keys())
+        ]
 
     def count(self, stream: str) -> int:
         """Return how many comments of a stream are visible; reads them all (0.2 s a million)."""

@@ -105,7 +105,7 @@ _SEPARATORS: Final = {
 _ASCII_WORDS: Final = {
     code: chr(code).lower() if chr(code).isalnum() else " " for code in range(128)
 }
-_ASCII_FOLDED: Final = {  # what `_fold` makes of ASCII
+_ASCII_FOLDED: Final = {  # what `fold` makes of ASCII
     code: chr(code).lower() if "!" <= chr(code) <= "~" else " " for code in range(128)
 }
 
@@ -124,7 +124,7 @@ class Normalised:
     def spans(self) -> list[int]:
         """For each character of `text`, the index in the original that it comes from; rising."""
         if self._spans is None:  # a plain ASCII line: made only when something matched
-            self._spans = _words(*_fold(self._source))[1]
+            self._spans = _words(*fold(self._source))[1]
         return self._spans
 
     def span(self, start: int, end: int) -> tuple[int, int]:
@@ -136,7 +136,7 @@ def normalise(text: str) -> Normalised:
     """Return the first reading: the line as it stands. Never raises, whatever the text."""
     if text.isascii():
         return Normalised(" ".join(text.translate(_ASCII_WORDS).split()), text)
-    words, spans = _words(*_fold(text))
+    words, spans = _words(*fold(text))
     return Normalised(words, text, spans)
 
 
@@ -144,7 +144,7 @@ def readings(text: str) -> list[Normalised]:
     """Return all readings, the one of `normalise` first; four at most. Never raises."""
     if text.isascii() and not _SUSPECT.search(text.translate(_ASCII_FOLDED)):
         return [normalise(text)]
-    folded, spans = _fold(text)
+    folded, spans = fold(text)
     words, places = _words(folded, spans)
     found = [Normalised(words, text, places)]
     joined, spans = _join(folded, spans)
@@ -153,6 +153,28 @@ def readings(text: str) -> list[Normalised]:
         if all(words != reading.text for reading in found):
             found.append(Normalised(words, text, places))
     return found
+
+
+def fold(text: str) -> tuple[str, list[int]]:
+    """Return the text with each code point folded, and where each of its characters comes from."""
+    out: list[str] = []
+    spans: list[int] = []
+    last = " "
+    for index, char in enumerate(text):
+        for part in _folds[char]:
+            if part > "~":
+                if last < "\x7f" and unicodedata.category(part)[0] == "M":
+                    continue  # a mark of another script on a Latin letter decorates
+                if last != " " and without_spaces(part) != without_spaces(last):
+                    out.append(" ")
+                    spans.append(index)
+            elif last > "~" and without_spaces(last):
+                out.append(" ")
+                spans.append(index)
+            out.append(part)
+            spans.append(index)
+            last = part
+    return "".join(out), spans
 
 
 def without_spaces(char: str) -> bool:
@@ -201,28 +223,6 @@ def _fold_char(char: str) -> str:
         else:
             folded += " "
     return folded
-
-
-def _fold(text: str) -> tuple[str, list[int]]:
-    """Fold each code point; return the text and where each of its characters comes from."""
-    out: list[str] = []
-    spans: list[int] = []
-    last = " "
-    for index, char in enumerate(text):
-        for part in _folds[char]:
-            if part > "~":
-                if last < "\x7f" and unicodedata.category(part)[0] == "M":
-                    continue  # a mark of another script on a Latin letter decorates
-                if last != " " and without_spaces(part) != without_spaces(last):
-                    out.append(" ")
-                    spans.append(index)
-            elif last > "~" and without_spaces(last):
-                out.append(" ")
-                spans.append(index)
-            out.append(part)
-            spans.append(index)
-            last = part
-    return "".join(out), spans
 
 
 def _join(text: str, spans: list[int]) -> tuple[str, list[int]]:

@@ -17,18 +17,20 @@ from __future__ import annotations
 import itertools
 import re
 import string
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 from ahocorasick_rs import AhoCorasick
 
-from workers.moderation.normalise import MASK, normalise, readings, without_spaces
+from workers.moderation.normalise import MASK, Normalised, normalise, readings, without_spaces
 
 TERMS: Final = 100_000  # in all; building them takes about a second
 TERM_CHARS: Final = 500  # of a line: as long as a comment
 TERM_LETTERS: Final = 2  # letters and digits after folding: fewer would be in half of all comments
 FILE_BYTES: Final = 64 << 20  # of a file: no terms list is longer
+
+Spans: TypeAlias = Sequence[tuple[int, int]]  # (start, end) in the text of a reading
 
 _STRETCHED: Final = re.compile(r"([^\W\d_])\1\1")
 
@@ -43,6 +45,11 @@ class Match(NamedTuple):
     term: str
     start: int
     end: int
+
+
+def nothing(_: Normalised) -> Spans:
+    """Cover no part of a reading."""
+    return ()
 
 
 class Terms:
@@ -90,20 +97,31 @@ class Terms:
 
     def match(self, text: str) -> Match | None:
         """Return the first term found in the text, None when there is none. Never raises."""
+        return self.search(readings(text))
+
+    def search(
+        self, found: Iterable[Normalised], covered: Callable[[Normalised], Spans] = nothing
+    ) -> Match | None:
+        """Return the first term in a text's readings that is not inside what `covered` returns."""
         if not self._terms:
             return None
-        for reading in readings(text):
-            padded = f" {reading.text} "
-            found = self._find(padded)
-            if found is None and _STRETCHED.search(padded):
-                found = self._find_stretched(padded)
-            if found is not None:
-                term, start, end = found
-                # Without the spaces that stand for boundaries, and without the padding.
-                start += padded[start] == " "
-                end -= padded[end - 1] == " "
-                return Match(term, *reading.span(start - 1, end - 1))
+        for reading in found:
+            protected: Spans | None = None
+            for term, start, end in self._matches(reading.text):
+                if protected is None:  # asked only when something matched
+                    protected = covered(reading)
+                if not any(first <= start and end <= last for first, last in protected):
+                    return Match(term, *reading.span(start, end))
         return None
+
+    def cover(self, reading: Normalised) -> Spans:
+        """Return the parts of a reading that the terms cover, whole words, as (start, end)."""
+        text = reading.text
+        spans = []
+        for _, start, end in self._matches(text) if self._terms else ():
+            after = text.find(" ", end)
+            spans.append((text.rfind(" ", 0, start) + 1, len(text) if after < 0 else after))
+        return spans
 
     def _add(self, lines: Iterable[str], source: str) -> None:
         for number, line in enumerate(lines, 1):
@@ -125,24 +143,38 @@ class Terms:
         self._runs = [runs for _, runs in squeezed]
         self._squeezed = AhoCorasick([text for text, _ in squeezed], store_patterns=False)
 
-    def _find(self, padded: str) -> tuple[str, int, int] | None:
-        """Return (term, start, end) of the first match in the padded reading."""
+    def _matches(self, text: str) -> Iterator[tuple[str, int, int]]:
+        """Yield (term, start, end) of the matches in a reading's text, as it stands first."""
+        padded = f" {text} "
+        for finder in (self._find, self._find_stretched):
+            for term, start, end in finder(padded):
+                # Without the spaces that stand for boundaries, and without the padding.
+                yield (
+                    term,
+                    start + (padded[start] == " ") - 1,
+                    end - (padded[end - 1] == " ") - 1,
+                )
+
+    def _find(self, padded: str) -> Iterator[tuple[str, int, int]]:
+        """Yield (term, start, end) in the padded reading."""
         if MASK in padded:
             # One letter at a time for all masks of the line: they are mostly one vowel.
             candidates = [padded.replace(MASK, letter) for letter in string.ascii_lowercase]
         else:
             candidates = [padded]
         for candidate in candidates:
-            for index, start, end in self._plain.find_matches_as_indexes(candidate):
-                return self._names[index], start, end
-        return None
+            found = self._plain.find_matches_as_indexes(candidate, overlapping=True)
+            for index, start, end in found:
+                yield self._names[index], start, end
 
-    def _find_stretched(self, padded: str) -> tuple[str, int, int] | None:
+    def _find_stretched(self, padded: str) -> Iterator[tuple[str, int, int]]:
         """The same where letters are drawn out: three or more stand for any smaller number.
 
         Runs of equal characters are one character on both sides; then their lengths are compared,
         so that `fooooo` is `foo` and `fo`, and `foo` is not `fo`.
         """
+        if not _STRETCHED.search(padded):
+            return
         squeezed, runs = _squeeze(padded)
         for index, start, end in self._squeezed.find_matches_as_indexes(squeezed, overlapping=True):
             wanted = self._runs[index]
@@ -153,8 +185,7 @@ class Terms:
                 )
             ):
                 place = sum(runs[:start])
-                return self._names[index], place, place + sum(runs[start:end])
-        return None
+                yield self._names[index], place, place + sum(runs[start:end])
 
 
 def _pattern(term: str) -> str:

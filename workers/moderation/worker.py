@@ -1,8 +1,9 @@
-"""Moderation: reads what was published and deletes what matches, through ingest like anybody.
+"""Moderation: reads what was published and takes away what must not stay, through ingest.
 
-It never stands in a comment's way. A deletion's nonce is derived from its cause, so a redelivery
-after a crash repeats nothing; the position is committed when ingest has acknowledged every
-deletion.
+It never stands in a comment's way. What it does has nonces derived from the comment that caused it,
+so a redelivery after a crash repeats nothing; the position is committed when ingest has
+acknowledged everything up to it. What it must know of the past (strikes, sanctions, the streams'
+terms) it has from the log's last minutes, and from the store for what is older.
 """
 
 from __future__ import annotations
@@ -12,72 +13,216 @@ import os
 import queue
 import time
 from functools import partial
-from pathlib import Path
+from typing import Final, NamedTuple
 
-from uproar import ids, status
+from uproar import events, status
+from uproar.config import Config
 from uproar.consumer import Consumer, Counted
-from uproar.events import Comment, CommentDeleted, PoisonedRecord, to_event
+from uproar.events import (
+    Comment,
+    CommentDeleted,
+    Event,
+    Flagged,
+    PoisonedRecord,
+    Sanction,
+    Visibility,
+    decode_record,
+    to_event,
+)
 from uproar.ipc import Answer, IngestLink
 from uproar.log import LogUnavailable
 from uproar.log.valkey import ValkeyLog
 from uproar.logs import event
+from uproar.store import StoreUnavailable
+from uproar.store.sqlite import SqliteStore
 from workers.ingest import address_of
-from workers.moderation.terms import Terms
+from workers.moderation.figures import Figures
+from workers.admission import is_by_service
+from workers.moderation.lists import files_of
+from workers.moderation.moderator import Moderator, nonce_of
+from workers.moderation.pipeline import Decision
+from workers.moderation.reputation import ACTOR
 from workers.process import Process
 
 logger = logging.getLogger(__name__)
 
-GROUP = "moderation"
-ACTOR = "moderation"
-PARTITION = 0
-POLL_RECORDS = 1024
-COMMIT_EVERY_S = 0.5
-TERMS_RETRY_S = 1.0  # after a list that was refused
+GROUP: Final = "moderation"
+PARTITION: Final = 0
+POLL_RECORDS: Final = 1024
+ACTS: Final = 3  # that one comment leads to at most: deletion, strike, sanction
+COMMIT_EVERY_S: Final = 0.5
+QUEUE_EVERY_S: Final = 1.0
+TERMS_RETRY_S: Final = 1.0  # after a list that was refused
+STORE_RETRY_S: Final = 1.0
+PAST_TYPES: Final = frozenset({"TERMS", "SANCTION"})
 
 
-class Moderation:
+class Act(NamedTuple):
+    """Something to be put into the log because of a comment."""
+
+    type: str
+    stream: str
+    nonce: str
+    data: events.Data
+
+
+def acts(stream: str, comment: Comment, decision: Decision, visibility: int) -> list[Act]:
+    """Return what a decision on a published comment leads to.
+
+    What only its author sees (shadow ban) is deleted like anybody's, and flagged to nobody.
+    """
+    found: list[Act] = []
+
+    def act(kind: str, name: str, data: events.Data) -> None:
+        found.append(Act(kind, stream, nonce_of(comment.id, name), data))
+
+    if decision.removal:
+        act("COMMENT_DELETED", "delete", CommentDeleted(comment.id, ACTOR, decision.removal.rule))
+        user, why = comment.user.id, decision.removal.rule
+        if decision.strike or decision.sanction:
+            act("SANCTION", "strike", Sanction(user, "strike", ACTOR, why))
+        sanction = decision.sanction
+        if sanction:
+            reason = f"{sanction.rule}; the last: {why}"
+            data = Sanction(user, sanction.action, ACTOR, reason, sanction.until)
+            act("SANCTION", sanction.action, data)
+    elif decision.action in ("flag", "hold") and visibility == Visibility.ALL:
+        details = decision.rule, decision.category, decision.score, decision.spans
+        act("FLAGGED", "flag", Flagged(comment, *details))
+    return found
+
+
+class Past:
+    """What happened before the position: the log's last minutes first, the store when asked.
+
+    `since` (unix ms) divides them: what is older is the store's, the rest is read from the log, so
+    nothing counts twice.
+    """
+
+    def __init__(self, store: SqliteStore, moderator: Moderator) -> None:
+        self._store = store
+        self._moderator = moderator
+        self._known: set[str] = set()
+        self._retry_at = 0.0
+        self.since = 0
+
+    def read_log(self, log: ValkeyLog, position: int, keep_ms: int) -> None:
+        """Take in TERMS and SANCTION of the log's last `keep_ms`, and of what is not archived yet.
+
+        Raises LogUnavailable.
+        """
+        try:
+            archived = min(position, self._store.position(log.epoch(PARTITION)))
+        except StoreUnavailable:  # not made yet: nothing is older than the log
+            archived = position
+        newest = log.ts_at(PARTITION, position)
+        self.since = min(newest - keep_ms, log.ts_at(PARTITION, archived))
+        at = log.before_ts(PARTITION, self.since)
+        while at < position:
+            batches = log.read(PARTITION, at, 0.0, POLL_RECORDS * 8)
+            if not batches:
+                return
+            for batch in batches:
+                for offset, raw in enumerate(batch.records, batch.first):
+                    if offset <= position:
+                        self._take(offset, raw)
+            at = batches[-1].last
+
+    def of(self, stream: str) -> None:
+        """See to it that a stream's older past is known, as far as the store answers."""
+        if stream in self._known or time.monotonic() < self._retry_at:
+            return
+        try:
+            standing = self._store.standing(stream)
+        except StoreUnavailable as error:
+            event(logger, "past_unknown", level=logging.WARNING, stream=stream, why=str(error))
+            self._retry_at = time.monotonic() + STORE_RETRY_S
+            return
+        for found in standing:
+            if found.ts < self.since:
+                learn(self._moderator, stream, found, "")
+        self._known.add(stream)
+
+    def _take(self, offset: int, raw: bytes) -> None:
+        try:
+            record = decode_record(raw)
+            if record.type in PAST_TYPES and record.ts >= self.since:
+                learn(self._moderator, record.stream, to_event(offset, record), record.nonce)
+        except PoisonedRecord:
+            pass  # counted when it was first read
+
+
+def learn(moderator: Moderator, stream: str, found: Event, nonce: str) -> None:
+    """Take an event in; terms that are none leave those before them in force."""
+    try:
+        moderator.learn(stream, found, nonce)
+    except ValueError as error:
+        event(logger, "terms_refused", level=logging.WARNING, stream=stream, why=str(error))
+
+
+class Worker:
     """The loop and what it needs."""
 
     def __init__(self, process: Process) -> None:
-        config = process.config
+        config: Config = process.config
         self.stop = process.stop
         self.log = ValkeyLog(config)
         self.consumer = Consumer(self.log, GROUP, PARTITION)
         self.link = IngestLink(
             address_of(config.ingest.address, str(config.socket("ingest"))),
             deadline_s=config.ingest.ack_deadline_s,
-            pending=POLL_RECORDS,
+            pending=POLL_RECORDS * ACTS,
         )
-        self.files = [config.data_dir / "terms.txt", *map(Path, config.moderation.terms_files)]
-        self.terms = Terms([])
+        self.store = SqliteStore(config.data_dir / "store.db")
+        self.moderator = Moderator(config.moderation)
+        self.past = Past(self.store, self.moderator)
+        self.keep_ms = int(config.moderation.strikes_s * 1000)
+        self.files = files_of(config)
         self.terms_error = ""
         self.terms_retry_at = 0.0
-        self.decided = 0
-        self.deleted = 0
+        self.figures = Figures()
+        self._todo: list[Act] = []
+        self._decided: list[tuple[str, str, int]] = []
+
+    def start(self) -> None:
+        """Take up where the log says, with the past known again."""
+        while not self.stop.is_set():
+            try:
+                position = self.log.position(GROUP, PARTITION)
+                self.past.read_log(self.log, position, self.keep_ms)
+                self.consumer.start(position, self.stop)
+                return
+            except LogUnavailable:
+                self.stop.wait(0.05)
 
     def run(self) -> None:
         """Moderate until stopped."""
         self.link.start()
-        committed, commit_at = self.consumer.position, 0.0
+        committed, commit_at, queue_at = self.consumer.position, 0.0, 0.0
         while not self.stop.is_set():
             poll = self.consumer.poll(0.25, POLL_RECORDS, self.stop)
             self._load_terms()  # after the wait: what is decided now is decided by today's file
-            self._delete([found for found in map(self._decide, poll.records) if found])
+            for counted in poll.records:
+                self._see(counted)
+            self._submit()
             now = time.monotonic()
+            if now >= queue_at:
+                self._measure_queue()
+                queue_at = now + QUEUE_EVERY_S
             if self.consumer.position > committed and now >= commit_at:
                 if self.consumer.commit():
                     committed = self.consumer.position
                 commit_at = now + COMMIT_EVERY_S
         self.link.close()
+        self.store.close()
 
     def _load_terms(self) -> None:
         if time.monotonic() < self.terms_retry_at:
             return
         try:
-            if self.terms.changed(self.files):
-                self.terms = Terms.load(self.files)
+            if self.moderator.lists.refresh(self.files):
                 self.terms_error = ""
-                event(logger, "terms_loaded", terms=len(self.terms))
+                event(logger, "terms_loaded", terms=len(self.moderator.lists.installation))
         except (OSError, ValueError) as error:
             # A file that is half written or wrong must not switch moderation off.
             if self.terms_error != str(error):
@@ -85,51 +230,65 @@ class Moderation:
             self.terms_error = str(error)
             self.terms_retry_at = time.monotonic() + TERMS_RETRY_S
 
-    def _decide(self, counted: Counted) -> tuple[str, bytes, str] | None:
-        """Return (stream, comment id, term) for what is to be deleted."""
-        if counted.record.type != "COMMENT":
-            return None
+    def _see(self, counted: Counted) -> None:
+        """Learn from an event, or decide on a comment and queue what follows."""
+        record = counted.record
+        if record.type not in PAST_TYPES and record.type != "COMMENT":
+            return  # what people restored or approved is decided
         try:
-            comment: Comment = to_event(counted.offset, counted.record).data
+            found = to_event(counted.offset, record)
         except PoisonedRecord as error:
             self.consumer.set_aside(counted, error)
-            return None
-        self.decided += 1
-        match = self.terms.match(comment.text)
-        return (counted.record.stream, comment.id, match.term) if match else None
+            return
+        if record.type in PAST_TYPES:
+            learn(self.moderator, record.stream, found, record.nonce)
+            return
+        if record.visibility == Visibility.HELD:
+            return  # not published; it waits for a person
+        self.past.of(record.stream)
+        comment: Comment = found.data
+        decision = self.moderator.decide(
+            record.stream, comment, record.ts, vouched=is_by_service(record)
+        )
+        self._todo += acts(record.stream, comment, decision, record.visibility)
+        self._decided.append((decision.action, decision.stage, record.ts))
 
-    def _delete(self, todo: list[tuple[str, bytes, str]]) -> None:
-        """Have all of them in the log before going on; what is `unavailable` is said again."""
+    def _submit(self) -> None:
+        """Have all of it in the log before going on; what is `unavailable` is said again."""
+        todo, self._todo = self._todo, []
         while todo and not self.stop.is_set():
             answers: queue.SimpleQueue[tuple[int, Answer]] = queue.SimpleQueue()
-            for number, (stream, comment_id, term) in enumerate(todo):
+            for number, act in enumerate(todo):
                 self.link.submit(
-                    "COMMENT_DELETED",
-                    stream,
-                    ACTOR,
-                    "service",
-                    f"moderation:{ids.to_text(comment_id)}:delete",
-                    CommentDeleted(comment_id, ACTOR, f"term: {term}"),
+                    act.type, act.stream, ACTOR, "service", act.nonce, act.data,
                     partial(_answered, answers, number),
-                )
+                )  # fmt: skip
             again = []
             for _ in todo:
                 number, answer = answers.get()  # the link answers everything by its deadline
+                act = todo[number]
                 if answer.code == "unavailable":
-                    again.append(todo[number])
+                    again.append(act)
                 elif answer.code:
                     event(
-                        logger,
-                        "deletion_refused",
-                        level=logging.ERROR,
-                        code=answer.code,
-                        why=answer.message,
-                    )
-                else:
-                    self.deleted += 1
+                        logger, "act_refused", level=logging.ERROR,
+                        act=act.type, nonce=act.nonce, code=answer.code, why=answer.message,
+                    )  # fmt: skip
             todo = again
             if todo:
                 self.stop.wait(0.1)
+        if not todo:
+            for decided in self._decided:
+                self.figures.decided(*decided)
+        self._decided.clear()
+
+    def _measure_queue(self) -> None:
+        try:
+            end, _ = self.log.end(PARTITION)
+        except LogUnavailable:
+            return
+        self.figures.queue(max(0, end - self.consumer.position))
+        self.figures.terms(len(self.moderator.lists.installation))
 
 
 def _answered(answers: queue.SimpleQueue[tuple[int, Answer]], number: int, answer: Answer) -> None:
@@ -138,35 +297,20 @@ def _answered(answers: queue.SimpleQueue[tuple[int, Answer]], number: int, answe
 
 def work(process: Process) -> None:
     """The process: `python -m workers moderation`."""
-    moderation = Moderation(process)
+    worker = Worker(process)
     closer = status.serve(
         process.config.socket("status-moderation"),
         lambda: {
             "name": "moderation",
             "pid": os.getpid(),
             "ready": True,
-            "reason": moderation.terms_error,
-            "metrics": (
-                "# HELP uproar_moderation_decided_total Comments looked at.\n"
-                "# TYPE uproar_moderation_decided_total counter\n"
-                f"uproar_moderation_decided_total {moderation.decided}\n"
-                "# HELP uproar_moderation_deleted_total Comments deleted.\n"
-                "# TYPE uproar_moderation_deleted_total counter\n"
-                f"uproar_moderation_deleted_total {moderation.deleted}\n"
-            ),
+            "reason": worker.terms_error,
+            "metrics": worker.figures.text(),
         },
     )
-    while not process.stop.is_set():
-        try:
-            position = moderation.log.position(GROUP, PARTITION)
-            break
-        except LogUnavailable:
-            process.stop.wait(0.05)
-    else:
-        return
-    moderation.consumer.start(position, process.stop)
+    worker.start()
     if not process.stop.is_set():
         process.ready()
-        moderation.run()
-        moderation.consumer.commit()
+        worker.run()
+        worker.consumer.commit()
     closer.close()

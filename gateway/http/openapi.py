@@ -1,0 +1,5 @@
+"""The OpenAPI document."""
+
+from typing import Any, Final
+
+DOCUMENT: Final[dict[str, Any]] = {}
