@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 
 import psutil
 import pytest
 
+from tests.sender import Sender
 from tests.system import System, wait_until
 from uproar.swarm import Member, Swarm
 
@@ -27,65 +27,6 @@ AFTER_S = 3.5  # and after it
 # What a viewer may see of a kill: no comment for so long. Others are printed, not bounded.
 SILENCE_S = {"g1": 3.0, "ingest": 3.0, "coordinator": 3.0}
 RECOVER_S = 30.0
-
-
-class Sender:
-    """Sends at a rate through one member of the swarm; keeps what is not acknowledged."""
-
-    def __init__(self, swarm: Swarm, url: str, token: str) -> None:
-        self.acknowledged: dict[str, tuple[str, int]] = {}  # nonce → (id, offset)
-        self.refused: dict[str, int] = {}
-        self._open: dict[str, dict] = {}
-        self._again: list[tuple[float, str]] = []
-        self._count = 0
-        self._due = 0.0
-        self.member = swarm.add(
-            url, codec="msgpack", token=token, backlog=0, backoff_s=0.05, on_event=self._on_event
-        )
-
-    @property
-    def open(self) -> int:
-        """Comments without an acknowledgement."""
-        return len(self._open)
-
-    def pump(self) -> None:
-        """Send what is due now; bounded, so a long outage is no flood afterwards."""
-        now = time.monotonic()
-        due = [nonce for at, nonce in self._again if at <= now]
-        self._again = [(at, nonce) for at, nonce in self._again if at > now]
-        batch = [self._open[nonce] for nonce in due if nonce in self._open]
-        self._due = max(self._due, now - 0.1)
-        while self._due <= now and len(self._open) < 2000:
-            self._due += 1 / RATE
-            self._count += 1
-            nonce = f"n{self._count}"
-            user = {"id": f"u{self._count % 200}", "name": f"User {self._count % 200}"}
-            command = {"type": "COMMENT", "text": f"c{self._count}", "nonce": nonce, "user": user}
-            self._open[nonce] = command
-            batch.append(command)
-        self._send(batch)
-
-    def resend_late(self) -> None:
-        """Send again everything that is open."""
-        self._send(list(self._open.values()))
-
-    def _send(self, batch: list[dict]) -> None:
-        if self.member.live:
-            for at in range(0, len(batch), 100):
-                self.member.send(batch[at : at + 100])
-
-    def _on_event(self, member: Member, event: dict, now: float) -> None:
-        if event["type"] == "WELCOME":
-            self._again = []
-            self.resend_late()
-        elif event["type"] == "ACK":
-            known = self.acknowledged.setdefault(event["nonce"], (event["id"], event["offset"]))
-            assert known == (event["id"], event["offset"]), "one nonce, two comments"
-            self._open.pop(event["nonce"], None)
-        elif event["type"] == "REJECTED":
-            assert event["code"] == "unavailable", event
-            self.refused[event["code"]] = self.refused.get(event["code"], 0) + 1
-            self._again.append((now + event["retry_after_ms"] / 1000, event["nonce"]))
 
 
 def check(system: System, stream: str, sender: Sender, viewers: list[Member]) -> None:
@@ -125,17 +66,8 @@ def test_nothing_acknowledged_is_lost_whatever_is_killed(capsys):
             for number in range(VIEWERS)
         ]
         assert swarm.run(lambda: all(viewer.live for viewer in viewers), 20)
-        sender = Sender(swarm, system.stream(stream), system.tokens["service"])
+        sender = Sender(swarm, system.stream(stream), system.tokens["service"], RATE)
         assert swarm.run(lambda: sender.member.live, 10)
-
-        def play(seconds: float) -> None:
-            end = time.monotonic() + seconds
-
-            def over() -> bool:
-                sender.pump()
-                return time.monotonic() >= end
-
-            swarm.run(over, seconds + 5)
 
         def settled() -> bool:
             if sender.open:
@@ -144,12 +76,12 @@ def test_nothing_acknowledged_is_lost_whatever_is_killed(capsys):
             return all(viewer.offsets and viewer.offsets[-1] >= last for viewer in viewers)
 
         for name in ("g1", "ingest", "coordinator", "archive", "moderation", "state", "log"):
-            play(SETTLE_S)
+            sender.play(swarm, SETTLE_S)
             for viewer in viewers:
                 viewer.reset_silence()
             before = len(sender.acknowledged)
             old = system.kill9(name)
-            play(AFTER_S)
+            sender.play(swarm, AFTER_S)
             silence = max(viewer.silence_s for viewer in viewers)
             wait_until(lambda n=name, o=old: system.pid_of(n) not in (0, o), 10, f"{name} is back")
             gaps = sum(len(viewer.gaps) for viewer in viewers)
