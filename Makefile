@@ -11,7 +11,7 @@ PYTEST := $(BIN)/python -m pytest
 SUITES := unit conformance integration browser chaos
 
 .DEFAULT_GOAL := help
-.PHONY: help setup packages serve test $(addprefix test-,$(SUITES)) chromium lint fmt bench models clean clean-data
+.PHONY: conformance screenshot help setup packages serve test $(addprefix test-,$(SUITES)) chromium lint fmt bench models clean clean-data
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-24s %s\n", $$1, $$2}'
@@ -107,6 +107,13 @@ models:  ## read the linear model's weights out of their package, again
 	build/models/bin/python -m pip install --quiet --disable-pip-version-check alt-profanity-check==1.9.1
 	build/models/bin/python deploy/extract_linear.py
 	rm -rf build/models
+
+conformance: $(STAMP)  ## the Autobahn cases against the engine, by hand
+	@$(BIN)/python -c 'import kosoku' 2>/dev/null || $(BIN)/python -m pip install --quiet kosoku==0.1.0
+	$(BIN)/python -m benchmarks.conformance $(ARGS)
+
+screenshot: $(STAMP) chromium  ## docs/screenshot-room.png anew, from a running demo
+	$(BIN)/python -m tests.browser.screenshot
 
 clean:  ## remove the environment and everything built
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache tests/artifacts

@@ -267,10 +267,10 @@ def _for_people(config: Config, found: dict[str, Any], demo: bool) -> str:
 uproar is running.
 
   page             {page}
+  as a moderator   {page}#token={tokens["moderator"]}
   health           {found["admin"]}/readyz
 
   viewer token     {tokens["viewer"]}
-
   moderator token  {tokens["moderator"]}
 
   data             {config.data_dir}
