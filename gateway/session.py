@@ -56,8 +56,8 @@ class Session:
     """
 
     __slots__ = (
-        "audience", "claims", "commands", "ended", "joining", "lags_from", "live", "name", "outgoing",
-        "second", "sid", "waits_until", "wish",
+        "audience", "claims", "commands", "ended", "joining", "lags_from", "live", "name",
+        "outgoing", "second", "sid", "waits_until", "wish",
     )  # fmt: skip
 
     def __init__(self, sid: int, name: str, wish: Wish, claims: Claims | None, live: Live) -> None:

@@ -212,7 +212,7 @@ class Ticker:
     def hearten(self, now: float) -> None:
         """Tell the audiences whose dialect wants it, and that heard nothing for long, of it."""
         spoken: dict[int, float] = {}
-        for stream, live in self.arrivals.lives().items():
+        for stream, live in list(self.arrivals.lives().items()):
             for key, number in self.audiences.of(stream):
                 if key.dialect not in HEARTBEATS:
                     continue

@@ -72,7 +72,7 @@ def serve(config: Config, prints: Prints) -> None:
         logs.configure("supervisor", file=supervisor_log, stderr_level=logging.WARNING)
         _raise_file_limit()
         key = auth.load_key(config.key_path)
-        auth.platform_keys(config)  # a key that can't be used is a sentence here, not a restart loop
+        auth.platform_keys(config)  # one that can't be used is a sentence here, not restarts
         config = _listen(config, listeners)
         file = write_effective(config)
         specs = make_specs(config, binary, file, listeners, _demo_token(key) if prints.demo else "")

@@ -16,6 +16,9 @@ const BUTTONS = [
   ["more", "⋯"],
 ];
 
+const LONG_MS = 500; // a press is long from here on
+const SLOP_PX = 12; // a finger is never quite still
+
 /** The buttons that make sense for a row. */
 function offered(row) {
   if (row.isRemoved) return ["restore", "more"];
@@ -45,7 +48,12 @@ export class Actions {
     log.addEventListener("pointerover", (event) => this._moveTo(rowOf(event.target)));
     log.addEventListener("pointerleave", () => this._away());
     log.addEventListener("focusin", (event) => this._moveTo(rowOf(event.target)));
-    log.addEventListener("contextmenu", (event) => this._longPress(event));
+    log.addEventListener("pointerdown", (event) => this._press(event));
+    log.addEventListener("pointermove", (event) => this._moved(event));
+    log.addEventListener("pointerup", (event) => this._lifted(event));
+    log.addEventListener("pointercancel", () => this._cancelled());
+    log.addEventListener("contextmenu", (event) => this._contextMenu(event));
+    this._pressed = null; // a finger on a row: {row, at, x, y, isMenu}
   }
 
   allow({ reply, moderate }) {
@@ -77,13 +85,40 @@ export class Actions {
     }
   }
 
-  /** A long press on a touch screen opens what the last button opens. */
-  _longPress(event) {
-    const row = this._rowOf(event.target);
-    if (event.pointerType === "mouse" || !row || !this._names(row).includes("more")) return;
+  // A long press opens what the last button opens. It opens when the finger is lifted: a menu that
+  // stood there before would be dismissed by that.
+
+  _press({ pointerType, target, timeStamp, clientX, clientY }) {
+    const row = this._rowOf(target);
+    const isMeant = pointerType !== "mouse" && row && !this._box.contains(target);
+    const press = { row, at: timeStamp, x: clientX, y: clientY, isMenu: false };
+    this._pressed = isMeant && this._names(row).includes("more") ? press : null;
+  }
+
+  _moved({ clientX, clientY }) {
+    const press = this._pressed;
+    if (press && Math.hypot(clientX - press.x, clientY - press.y) > SLOP_PX) this._pressed = null;
+  }
+
+  _lifted({ timeStamp }) {
+    const press = this._pressed;
+    this._pressed = null;
+    if (!press || timeStamp - press.at < LONG_MS) return;
+    setTimeout(() => {
+      this._moveTo(press.row);
+      this._onAct("more", press.row, this._buttons.get("more"));
+    });
+  }
+
+  _cancelled() {
+    if (this._pressed?.isMenu) this._lifted({ timeStamp: Infinity }); // the browser's long press
+    this._pressed = null;
+  }
+
+  _contextMenu(event) {
+    if (!this._pressed) return;
     event.preventDefault();
-    this._moveTo(row);
-    this._onAct("more", row, this._buttons.get("more"));
+    this._pressed.isMenu = true;
   }
 
   _names(row) {

@@ -4,6 +4,8 @@ import { element } from "./row.js";
 
 const MOST = 30; // at once
 const MOST_PER_CHANGE = 8;
+const EDGE_PX = 28;
+const LANE_PX = 72;
 const stillness = matchMedia("(prefers-reduced-motion: reduce)");
 
 export class Floats {
@@ -11,17 +13,14 @@ export class Floats {
     this._layer = layer;
   }
 
-  /** Let some emoji rise from where `button` stands: more for a larger count, within bounds. */
-  rise(emoji, button, count = 1) {
+  /** Let some emoji rise at the list's end side, where few words are: more for a larger count. */
+  rise(emoji, count = 1) {
     if (stillness.matches || document.hidden) return;
     const wanted = Math.min(Math.ceil(Math.log2(count + 1)), MOST_PER_CHANGE);
-    const from = button.getBoundingClientRect();
-    const frame = this._layer.getBoundingClientRect();
     for (let index = 0; index < wanted && this._layer.childElementCount < MOST; index++) {
       const one = element("span", "float", emoji);
-      const jitter = (Math.random() - 0.5) * from.width;
-      one.style.setProperty("--x", `${from.left - frame.left + from.width / 2 + jitter}px`);
-      one.style.setProperty("--drift", `${Math.round((Math.random() - 0.5) * 60)}px`);
+      one.style.setProperty("--from-end", `${Math.round(EDGE_PX + Math.random() * LANE_PX)}px`);
+      one.style.setProperty("--drift", `${Math.round((Math.random() - 0.5) * 50)}px`);
       one.style.setProperty("--delay", `${Math.round(Math.random() * 450)}ms`);
       one.addEventListener("animationend", () => one.remove());
       this._layer.append(one);

@@ -279,13 +279,14 @@ async function renew(text) {
 }
 
 client.addEventListener("state", ({ detail: { state, code, text, reason } }) => {
+  const why = code === 4003 && reason ? sentence(reason) : text; // a ban is one of its reasons
   document.body.dataset.state = state;
-  status.setState(state, text);
+  status.setState(state, why);
   if (state !== "closed") return;
   if (code === 4001 && session.token !== null) renew(text);
   else if (code === 4003) {
     const act = () => (session.leave(), reconnect());
-    status.notify(reason ? sentence(reason) : text, { label: "Go on without it", act });
+    status.notify(why, { label: "Go on without it", act });
   } else status.notify(text, { label: "Connect again", act: reconnect });
 });
 

@@ -39,8 +39,8 @@ export class Reactions {
     this._echo.clear();
     for (const kind of this._buttons.keys()) this._show(kind, totals[kind] ?? 0);
     for (const [kind, total] of Object.entries(totals)) this._show(kind, total);
-    for (const { button } of this._buttons.values()) {
-      button.setAttribute("aria-disabled", String(!mayReact));
+    for (const { button, name } of this._buttons.values()) {
+      button.title = mayReact ? name : `${name}: choose a name first`;
     }
   }
 
@@ -52,8 +52,7 @@ export class Reactions {
       this._echo.set(kind, (this._echo.get(kind) ?? 0) - own);
       this._show(kind, total);
       const others = total - before - own;
-      const { button, emoji } = this._buttons.get(kind);
-      if (others > 0) this._floats.rise(emoji, button, others);
+      if (others > 0) this._floats.rise(this._buttons.get(kind).emoji, others);
     }
   }
 
@@ -65,8 +64,7 @@ export class Reactions {
     const taps = this._tapped.get(kind) ?? 0;
     if (taps >= MOST) return;
     this._tapped.set(kind, taps + 1);
-    const { button, emoji } = this._buttons.get(kind);
-    this._floats.rise(emoji, button);
+    this._floats.rise(this._buttons.get(kind).emoji);
     this._timer ??= setTimeout(() => this._flush(), SEND_MS);
   }
 

@@ -28,6 +28,7 @@ export class Settings {
     this._onError = onError;
     this._mode = {};
     this._controls = new Map(); // setting → show(value)
+    this._sending = new Map(); // setting → changes on their way: what was chosen stays shown
     for (const [name, label, values, text] of CHOICES) {
       settingsForm.append(this._choice(name, label, values, text));
     }
@@ -38,15 +39,20 @@ export class Settings {
   /** Show what holds. */
   show(mode) {
     this._mode = mode;
-    for (const [name, show] of this._controls) show(mode[name] ?? false);
+    for (const [name, show] of this._controls) {
+      if (!this._sending.get(name)) show(mode[name] ?? false);
+    }
   }
 
   async _set(name, value) {
+    this._sending.set(name, (this._sending.get(name) ?? 0) + 1);
     try {
       await this._change({ [name]: value });
     } catch (error) {
       this._onError(error.message);
-      this.show(this._mode); // what holds still
+    } finally {
+      this._sending.set(name, this._sending.get(name) - 1);
+      this.show(this._mode); // what holds now, or still
     }
   }
 

@@ -15,8 +15,9 @@ export class Status {
     this._parts = { connection, word, viewers, viewerCount, notice, noticeText, noticeButton };
     this._act = null;
     noticeButton.addEventListener("click", () => {
+      const act = this._act;
       this.notify(null);
-      this._act?.();
+      act?.();
     });
   }
 

@@ -22,8 +22,8 @@ from gateway.http import openapi
 from gateway.http.events import Events
 from gateway.http.moderating import Acts
 from gateway.http.pages import Pages
-from gateway.http.routes import Route, pattern_of
-from gateway.http.streams import Streams
+from gateway.http.routes import Nonce, Route, pattern_of
+from gateway.http.streams import LATEST_MS, Streams
 from gateway.http.wire import HttpRequest, Problem, Response, StartResponse
 from gateway.session import STREAM_ID
 from gateway.viewers import draft_of, traits_of
@@ -51,7 +51,7 @@ class PostedComment(msgspec.Struct, forbid_unknown_fields=True):
     """Body of POST /stream/{id}/comments; the same fields as the COMMENT command."""
 
     text: str
-    nonce: str | None = None
+    nonce: Nonce | None = None
     reply_to: str | None = None
     user: dict[str, Any] | None = None
     ts: int | None = None
@@ -198,8 +198,8 @@ class Api:
         reader = self.reader(request, stream)
         stream = self.known(stream)
         limit = request.number("limit", 50, 1, 1000) or 50
-        from_ms = request.number("from_ms", None, 0, 1 << 53)
-        to_ms = request.number("to_ms", None, 0, 1 << 53)
+        from_ms = request.number("from_ms", None, 0, LATEST_MS)
+        to_ms = request.number("to_ms", None, 0, LATEST_MS)
         before, after = request.one("before"), request.one("after")
         if before is not None and after is not None:
             raise Problem(400, "bad_request", "take before or after, not both")
@@ -211,7 +211,7 @@ class Api:
         place = self.place(stream, text) if text is not None else None
         store = self.store
         if from_ms is not None or to_ms is not None:
-            end = to_ms if to_ms is not None else 1 << 53
+            end = to_ms if to_ms is not None else LATEST_MS
             window = functools.partial(store.window, reader=reader)
             rows = self.read(window, stream, from_ms or 0, end, limit, place)
         elif after is not None:
@@ -308,12 +308,6 @@ class Api:
         except msgspec.ValidationError as error:
             result.set(Answer(0, "bad_request", message=str(error).replace("`", "")))
             return result
-        nonce = command.nonce
-        if nonce is not None and (not 1 <= len(nonce) <= 64 or not nonce.isprintable()):
-            result.set(
-                Answer(0, "bad_request", message="nonce must be 1 to 64 printable characters")
-            )
-            return result
         draft = draft_of(command, claims)
         if isinstance(draft, tuple):
             result.set(Answer(0, draft[0], message=draft[1]))
@@ -323,7 +317,7 @@ class Api:
             stream,
             draft.user.id,
             claims.role,
-            nonce or secrets.token_hex(8),
+            command.nonce or secrets.token_hex(8),
             draft,
             result.set,
             traits_of(claims),

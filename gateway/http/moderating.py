@@ -16,8 +16,8 @@ from gevent.event import AsyncResult
 from msgspec import Meta
 
 from gateway.dialects import native
-from gateway.http.routes import Route
-from gateway.http.wire import HttpRequest, Problem, Response
+from gateway.http.routes import NONCE, Nonce, Route
+from gateway.http.wire import HttpRequest, Problem, Response, whole
 from uproar import ids, kick
 from uproar import mode as modes
 from uproar.auth import Claims, printable
@@ -58,7 +58,6 @@ AUDIT_TYPES: Final = frozenset(
     }
 )  # fmt: skip
 
-Nonce = Annotated[str, Meta(min_length=1, max_length=64)]
 Reason = Annotated[str, Meta(max_length=500)]
 Seconds = Annotated[int, Meta(ge=1, le=SANCTION_S)]
 
@@ -238,7 +237,7 @@ class Acts:
 
     def _change_mode(self, request: HttpRequest, stream: str) -> Response:
         claims, stream = self._moderator(request, stream, "change the mode")
-        changes = request.body(dict[str, Any])
+        changes = whole(request.body(dict[str, Any]))
         try:
             modes.checked(changes)
         except modes.ModeError as error:
@@ -365,6 +364,7 @@ class Acts:
         claims = self.api.claims(request, stream)
         if not claims.moderates:
             raise _not_allowed(what)
+        _check_nonce(request.header("idempotency-key"))
         return claims, self.api.known(stream)
 
     def _act(
@@ -378,8 +378,6 @@ class Acts:
     ) -> int:
         """Log an event and return its offset, once it stands; raises Problem."""
         nonce = nonce or request.header("idempotency-key") or secrets.token_hex(8)
-        if len(nonce) > 64 or not nonce.isprintable():
-            raise Problem(400, "bad_request", "nonce must be 1 to 64 printable characters")
         result = AsyncResult()
         self.api.link.submit(type_, stream, claims.sub, claims.role, nonce, data, result.set)
         answer: Answer = result.get()
@@ -446,6 +444,11 @@ def _user_id(text: str) -> str:
     if not 1 <= len(user) <= 64 or not printable(user):
         raise Problem(400, "bad_request", "a user id has 1 to 64 characters, no controls")
     return user
+
+
+def _check_nonce(nonce: str) -> None:
+    if nonce and not NONCE.fullmatch(nonce):
+        raise Problem(400, "bad_request", "a nonce has 1 to 64 visible ASCII characters")
 
 
 def _check_text(name: str, text: str) -> None:

@@ -30,7 +30,7 @@ BUCKETS: Final = 1000  # of one answer
 BUCKET: Final = re.compile(r"([0-9]{1,6})(s|m|h)")
 UNITS_MS: Final = {"s": 1000, "m": 60_000, "h": 3_600_000}
 SPAN_BUCKETS: Final = 360  # where no window is asked for: an hour of 10 s
-LATEST_MS: Final = 1 << 53
+LATEST_MS: Final = (1 << 53) - 1
 
 _encode = msgspec.json.Encoder().encode
 
@@ -127,7 +127,7 @@ class Streams:
     def _stats(self, request: HttpRequest, stream: str) -> Response:
         reader = self.api.reader(request, stream)
         stream = self.api.known(stream)
-        bucket_ms = _bucket_ms(request.one("bucket") or "10s")
+        bucket_ms = _bucket_ms(request.one("bucket"))
         from_ms = request.number("from_ms", None, 0, LATEST_MS)
         to_ms = request.number("to_ms", None, 0, LATEST_MS)
         if to_ms is None:
@@ -201,8 +201,8 @@ class Streams:
             yield b"".join(_encode(self.api.shown(row, reader)) + b"\n" for row in rows)
 
 
-def _bucket_ms(text: str) -> int:
-    found = BUCKET.fullmatch(text)
+def _bucket_ms(text: str | None) -> int:
+    found = BUCKET.fullmatch("10s" if text is None else text)
     bucket_ms = int(found[1]) * UNITS_MS[found[2]] if found is not None else 0
     if not 1000 <= bucket_ms <= 86_400_000:
         raise Problem(400, "bad_request", "bucket must be 1s to 86400s, such as 10s, 5m or 1h")

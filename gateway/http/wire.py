@@ -157,8 +157,21 @@ class HttpRequest:
         if default is not None and not raw.strip():
             return default
         try:
-            return msgspec.json.decode(raw, type=shape)
+            try:
+                return msgspec.json.decode(raw, type=shape)
+            except msgspec.ValidationError:
+                # To JSON 5.0 is the integer 5 as well, and some clients write it so.
+                return msgspec.convert(whole(msgspec.json.decode(raw)), shape)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise Problem(
                 400, "bad_request", f"the body is not as expected: {str(error).replace('`', '')}"
             ) from error
+
+
+def whole(value: Any) -> Any:
+    """Return a decoded document with its whole floats as integers."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, dict):
+        return {key: whole(item) for key, item in value.items()}
+    return [whole(item) for item in value] if isinstance(value, list) else value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import selectors
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import urllib.request
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,16 +71,22 @@ class System:
         return ids
 
 
-@pytest.fixture(scope="session")
-def system() -> Iterator[System]:
-    """A system of its own on free ports, in a directory of its own; stopped by SIGTERM."""
+@contextlib.contextmanager
+def running(*options: str, **settings: Any) -> Iterator[System]:
+    """A system of its own on free ports, in a directory of its own; stopped by SIGTERM.
+
+    `settings` are those of uproar.toml, as `section__key=value`.
+    """
     directory = Path(tempfile.mkdtemp(prefix="upr-"))  # short: Unix sockets lie below it
     errors = directory / "stderr"
+    settings = {"server__admin_port": 0, **settings}
+    environ = {f"UPROAR_{name.upper()}": str(value) for name, value in settings.items()}
+    command = [sys.executable, "-m", "uproar", "serve", *OPTIONS, *options]
     with errors.open("wb") as stderr:
         process = subprocess.Popen(
-            [sys.executable, "-m", "uproar", "serve", *OPTIONS, "--data", str(directory / "d")],
+            [*command, "--data", str(directory / "d")],
             cwd=ROOT,
-            env={**os.environ, "UPROAR_SERVER__ADMIN_PORT": "0"},
+            env={**os.environ, **environ},
             stdout=subprocess.PIPE,
             stderr=stderr,
         )
@@ -88,9 +96,10 @@ def system() -> Iterator[System]:
             selector.register(process.stdout, selectors.EVENT_READ)
             line = process.stdout.readline() if selector.select(READY_S) else b""
         if not line:
-            pytest.fail(f"no system within {READY_S:.0f} s:\n{errors.read_text()[-3000:]}")
-        said = json.loads(line)
-        yield System(said["http"].rstrip("/"), said["tokens"], said["pids"])
+            said = errors.read_text()[-3000:]
+            raise AssertionError(f"no system within {READY_S:.0f} s:\n{said}")
+        ready = json.loads(line)
+        yield System(ready["http"].rstrip("/"), ready["tokens"], ready["pids"])
     finally:
         process.send_signal(signal.SIGTERM)
         try:
@@ -102,6 +111,19 @@ def system() -> Iterator[System]:
         finally:
             process.stdout.close()
             shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def system() -> Iterator[System]:
+    """The system that the tests share; guests are let in as often as they come."""
+    with running(auth__guests_per_minute=1000) as one:
+        yield one
+
+
+@pytest.fixture
+def stream() -> str:
+    """A stream that no other test uses."""
+    return f"t-{uuid.uuid4().hex[:12]}"
 
 
 @pytest.fixture(scope="session")
@@ -125,6 +147,7 @@ class Pages:
     complaints: list[str] = field(default_factory=list)
     contexts: list[Any] = field(default_factory=list)
     may_lose_connections: bool = False
+    may_be_refused: bool = False
 
     def open(self, path: str, **context: Any) -> Any:
         """Return a page at a path of the system's."""
@@ -142,6 +165,8 @@ class Pages:
             return
         if self.may_lose_connections and message.text.startswith("WebSocket connection to"):
             return  # Chromium's own words for a refused connection
+        if self.may_be_refused and message.text.startswith("Failed to load resource"):
+            return  # Chromium's own words for a status of 400 and above
         self.complaints.append(message.text)
 
 

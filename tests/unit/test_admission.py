@@ -30,9 +30,7 @@ class Desk:
 
     def __init__(self, *, log=None, limits=None, pending=1000):
         self.log: list[bytes] = [] if log is None else log
-        self.admission = Admission(
-            limits or Limits(), ack_deadline_ms=ACK_MS, pending_max=pending
-        )
+        self.admission = Admission(limits or Limits(), ack_deadline_ms=ACK_MS, pending_max=pending)
         self.read = 0
         self.ref = 0
 

@@ -152,9 +152,7 @@ def test_a_quiet_stream_is_forgotten_and_its_bound_becomes_the_floor():
 
 def test_the_ring_is_trimmed_by_age():
     chain = new(0, ring_s=10.0)
-    trims = [
-        chain.extend(poll(n, n + 1, counted(n + 1)), 100.0 + n)[0].trim_to for n in range(20)
-    ]
+    trims = [chain.extend(poll(n, n + 1, counted(n + 1)), 100.0 + n)[0].trim_to for n in range(20)]
     assert trims[:11] == [0] * 11
     # An entry of ten seconds stays, an older one may go.
     assert trims[11:] == list(range(1, 10))

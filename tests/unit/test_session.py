@@ -20,7 +20,7 @@ def wish(*args, **kwargs):
 
 
 def test_a_bare_handshake_asks_for_the_defaults():
-    assert wish() [:7] == ("s", "json", None, None, None, 50, "all")
+    assert wish()[:7] == ("s", "json", None, None, None, 50, "all")
 
 
 def test_a_handshake_with_everything():

@@ -264,9 +264,7 @@ def test_every_session_gets_everything_once_and_in_order_or_a_gap(seed):
         ends = [event["to"] if event["type"] == "GAP" else event["offset"] for event in live]
         assert ends == sorted(ends)
         shown = [event["offset"] for event in live if event["type"] == "COMMENT"]
-        controls = [
-            event["offset"] for event in live if event["type"] not in ("COMMENT", "GAP")
-        ]
+        controls = [event["offset"] for event in live if event["type"] not in ("COMMENT", "GAP")]
         assert len(set(shown)) == len(shown)
         one = room.sessions[sid]  # with a token it is the author of all, or a moderator
         after = [

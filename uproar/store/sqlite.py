@@ -343,9 +343,7 @@ class SqliteStore:
         }  # fmt: skip
         comments = {
             n: (count, authors)
-            for n, count, authors in self._read(
-                _COMMENTS_BY_TIME, {**values, **reader._asdict()}
-            )
+            for n, count, authors in self._read(_COMMENTS_BY_TIME, {**values, **reader._asdict()})
         }
         deletions = dict(self._read(_DELETIONS_BY_TIME, values))
         return [

@@ -39,9 +39,7 @@ class Moderator:
         }
         self.pipeline = Pipeline([makers[name]() for name in settings.stages])
 
-    def decide(
-        self, stream: str, comment: Comment, ts: int, *, vouched: bool = False
-    ) -> Decision:
+    def decide(self, stream: str, comment: Comment, ts: int, *, vouched: bool = False) -> Decision:
         """Return the decision on a published comment; `ts` (unix ms) is its record's.
 
         What a service wrote in somebody's name (`vouched`: an import, a replay) is judged by its

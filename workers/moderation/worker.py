@@ -35,9 +35,9 @@ from uproar.log.valkey import ValkeyLog
 from uproar.logs import event
 from uproar.store import StoreUnavailable
 from uproar.store.sqlite import SqliteStore
+from workers.admission import is_by_service
 from workers.ingest import address_of
 from workers.moderation.figures import Figures
-from workers.admission import is_by_service
 from workers.moderation.lists import files_of
 from workers.moderation.moderator import Moderator, nonce_of
 from workers.moderation.pipeline import Decision
