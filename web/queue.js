@@ -169,7 +169,7 @@ function marked(text, spans) {
 function reason(kind, { rule, category, score }) {
   const parts = [kind === "held" ? "waits" : "flagged"];
   if (rule && !(kind === "held" && rule === "hold")) parts.push(rule);
-  if (category && category !== rule) parts.push(category);
-  if (score) parts.push(score.toLocaleString("en", { maximumFractionDigits: 2 }));
+  if (category && !rule?.startsWith(category)) parts.push(category);
+  if (score > 0 && score < 1) parts.push(score.toLocaleString("en", { maximumFractionDigits: 2 }));
   return parts.join(" · ");
 }

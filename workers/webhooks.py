@@ -51,7 +51,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Note(NamedTuple):
-    """One event on its way to a target; `body` is its JSON, `since` when it came (monotonic)."""
+    """One event on its way to a target; `body` is its JSON, `since` when it was (monotonic)."""
 
     offset: int
     body: bytes
@@ -122,7 +122,7 @@ class Outbox:
         return wait
 
 
-def note_of(epoch: str, stream: str, found: Event, now: float) -> Note | None:
+def note_of(epoch: str, stream: str, found: Event, since: float) -> Note | None:
     """Return what targets are told of an event, None for what they are not told."""
     if found.type not in TOLD:
         return None
@@ -137,7 +137,7 @@ def note_of(epoch: str, stream: str, found: Event, now: float) -> Note | None:
         if value is not None:
             told[field] = ids.to_text(value) if isinstance(value, bytes) else value
     told["by"] = told.get("by") or found.actor
-    return Note(found.offset, _encode(told), now)
+    return Note(found.offset, _encode(told), since)
 
 
 def body_of(notes: list[Note]) -> bytes:
@@ -299,20 +299,21 @@ class Webhooks:
         self.log = ValkeyLog(config)
         self.consumer = Consumer(self.log, GROUP, PARTITION)
         self.epoch = ""
+        self.give_up_s = config.webhooks.give_up_s
         key = load_key(config.webhook_key_path)
         self.targets = [
             Target(url, key, config.webhooks, self.stop) for url in config.webhooks.targets
         ]
 
     def start(self) -> None:
-        """Take up where the last incarnation stood; the first one begins with what comes now."""
+        """Take up where the last incarnation stood, but for what would be given up at once."""
         while not self.stop.is_set():
             try:
                 self.epoch = self.log.epoch(PARTITION)
-                position = self.log.position(GROUP, PARTITION)
-                if not position:
-                    position = self.log.end(PARTITION)[0]
-                    self.log.commit(GROUP, PARTITION, position)
+                position = max(
+                    self.log.position(GROUP, PARTITION),
+                    self.log.before_ts(PARTITION, int((time.time() - self.give_up_s) * 1000)),
+                )
                 self.consumer.start(position, self.stop)
                 break
             except LogUnavailable as error:
@@ -335,7 +336,9 @@ class Webhooks:
                 except PoisonedRecord as error:
                     self.consumer.set_aside(counted, error)
                     continue
-                note = note_of(self.epoch, counted.record.stream, found, time.monotonic())
+                # Its time runs from its own, whatever happened to us since.
+                since = time.monotonic() - max(0.0, time.time() - found.ts / 1000)
+                note = note_of(self.epoch, counted.record.stream, found, since)
                 if note is not None:
                     notes.append(note)
             if notes:

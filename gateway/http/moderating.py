@@ -11,6 +11,7 @@ import secrets
 import time
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
+import gevent
 import msgspec
 from gevent.event import AsyncResult
 from msgspec import Meta
@@ -48,6 +49,9 @@ from workers.moderation.terms import Terms as Checker
 if TYPE_CHECKING:
     from gateway.http.app import Api
 
+FRESH_MS: Final = 5000
+FIND_S: Final = 0.5
+LOOK_S: Final = 0.01
 SANCTION_S: Final = 14 * 86_400  # the longest timeout, and the longest pin
 BODY_TERMS: Final = 8 << 20  # bytes of a body with terms: 100,000 of them need more than others
 TEXT_TERMS: Final = 2 << 20  # bytes of all terms together: they are one record of the log
@@ -221,17 +225,26 @@ class Acts:
         return Response.json({"comment_id": ids.to_text(pinned.comment.id), "offset": offset})
 
     def _find(self, stream: str, comment: str) -> StoredComment:
-        """Return a comment, archived or still on its way there; raises Problem."""
+        """Return a comment, archived or still on its way there; raises Problem.
+
+        One of the last seconds may have been acknowledged by another gateway and be on its way to
+        everything that is known here: it is waited for, briefly.
+        """
         comment_id = self.api.comment_id(comment)
-        self.api.await_archive()
-        row = self.api.stored(stream, comment_id)
-        if row is not None:
-            return row
-        live = self.api.feed.live.get(stream)
-        for found in live.newest() if live is not None else ():
-            if isinstance(found.data, Comment) and found.data.id == comment_id:
-                return StoredComment(0, found, None)
-        raise Problem(404, "not_found", "this stream has no such comment")
+        fresh = _now_ms() - ids.split(comment_id)[0] < FRESH_MS
+        until = time.monotonic() + (FIND_S if fresh else 0.0)
+        while True:
+            self.api.await_archive()
+            row = self.api.stored(stream, comment_id)
+            if row is not None:
+                return row
+            live = self.api.feed.live.get(stream)
+            for found in live.newest() if live is not None else ():
+                if isinstance(found.data, Comment) and found.data.id == comment_id:
+                    return StoredComment(0, found, None)
+            if time.monotonic() >= until:
+                raise Problem(404, "not_found", "this stream has no such comment")
+            gevent.sleep(LOOK_S)
 
     # -- modes and terms --------------------------------------------------------------------------
 

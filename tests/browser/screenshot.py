@@ -3,8 +3,8 @@
     python -m tests.browser.screenshot docs/screenshot-room.png
 
 A demo system runs, people watch and react, a moderator pins and deletes; what the page then shows
-is what the picture shows. `--dark` and `--phone` take other views, `--moderator` a moderator's. Names
-and emoji want fonts: on Debian, fonts-noto-color-emoji and fonts-wqy-microhei.
+is what the picture shows. `--dark` and `--phone` take other views, `--moderator` a moderator's.
+Names and emoji want fonts: on Debian, fonts-noto-color-emoji and fonts-wqy-microhei.
 """
 
 from __future__ import annotations

@@ -142,9 +142,7 @@ def test_an_ended_stream(pages: Pages, system: System, stream: str) -> None:
 # -- reactions ------------------------------------------------------------------------------------
 
 
-def test_reactions_are_added_up_and_shown_to_all(
-    pages: Pages, system: System, stream: str
-) -> None:
+def test_reactions_are_added_up_and_shown_to_all(pages: Pages, system: System, stream: str) -> None:
     sent: list[dict[str, Any]] = []
 
     def listen(socket: Any) -> None:
@@ -186,8 +184,8 @@ def test_emoji_rise_but_only_a_few(pages: Pages, stream: str, motion: str) -> No
         """() => {
           window.most = 0;
           const layer = document.querySelector('#floats');
-          new MutationObserver(() => { window.most = Math.max(window.most, layer.childElementCount) })
-            .observe(layer, { childList: true });
+          const look = () => { window.most = Math.max(window.most, layer.childElementCount) };
+          new MutationObserver(look).observe(layer, { childList: true });
           for (let tap = 0; tap < 95; tap++) document.querySelector('[data-kind=clap]').click();
         }"""
     )
@@ -305,9 +303,7 @@ def test_a_ban_says_so_to_whom_it_concerns(pages: Pages, system: System, stream:
     expect(ann.locator("#nameForm")).to_be_visible()
 
 
-def test_a_shadow_ban_shows_to_moderators_alone(
-    pages: Pages, system: System, stream: str
-) -> None:
+def test_a_shadow_ban_shows_to_moderators_alone(pages: Pages, system: System, stream: str) -> None:
     ann, ben = guest(pages, stream, "Ann"), guest(pages, stream, "Ben")
     send(ann, "bait")
     mod = moderator(pages, system, stream)

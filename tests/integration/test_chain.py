@@ -13,7 +13,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.chaos.test_killed import Sender, check
+from tests.chaos.test_killed import RATE, check
+from tests.sender import Sender
 from tests.system import System, wait_until
 from uproar.config import Config, load
 from uproar.events import Cleared, encode_record
@@ -54,7 +55,7 @@ class Show:
         self.system, self.swarm, self.stream = system, swarm, stream
         self.viewers = [self.join(codec=("json", "msgpack")[n % 2]) for n in range(viewers)]
         assert swarm.run(lambda: all(viewer.live for viewer in self.viewers), 20)
-        self.sender = Sender(swarm, system.stream(stream), system.tokens["service"])
+        self.sender = Sender(swarm, system.stream(stream), system.tokens["service"], RATE)
         assert swarm.run(lambda: self.sender.member.live, 10)
 
     def join(self, **options: Any) -> Member:

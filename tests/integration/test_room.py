@@ -7,10 +7,14 @@ in all other ways: backlog, resume from three places, history, replay window, ex
 
 from __future__ import annotations
 
+import hmac
 import json
+import socket
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 
 import pytest
@@ -19,6 +23,7 @@ import redis
 from tests.system import System, wait_until
 from uproar.auth import load_key, make_token
 from uproar.client import Disconnected, Viewer
+from workers.webhooks import signed
 
 STREAM = "room"
 ROLES = ("viewer", "author", "shadow", "moderator")
@@ -738,3 +743,125 @@ def test_an_ended_stream_takes_no_more(room: Room) -> None:
     assert [status for status, _ in opened] == [201, 200]
     room.until(lambda found: found["type"] == "STREAM_STARTED")
     room.say("author", "open again")
+
+
+# -- where only opened streams exist, and a backend is told ----------------------------------------
+
+
+class Backend:
+    """A platform's backend on loopback that takes webhooks."""
+
+    def __init__(self) -> None:
+        self.events: list[dict[str, Any]] = []
+        self.requests: list[tuple[str, str, bytes]] = []
+        backend = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                signature = self.headers["Uproar-Signature"]
+                backend.requests.append((self.headers["Uproar-Timestamp"], signature, body))
+                backend.events += json.loads(body)["events"]
+                self.send_response(204)
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.server.server_port}/told"
+        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.05,))
+        self.thread.start()
+
+    def types(self, stream: str) -> list[str]:
+        """What was told of a stream, each event once (it is at least once), in order."""
+        seen = {found["id"]: found for found in self.events if found["stream"] == stream}
+        return [
+            found["type"] + (f" {found['action']}" if "action" in found else "")
+            for found in seen.values()
+        ]
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+        self.thread.join(5)
+
+
+@pytest.fixture(scope="module")
+def backend() -> Iterator[Backend]:
+    made = Backend()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def closed(backend: Backend) -> Iterator[System]:
+    """Only opened streams exist; one webhook target works and one hangs."""
+    with socket.create_server(("127.0.0.1", 0)) as hanging:
+        targets = [backend.url, f"http://127.0.0.1:{hanging.getsockname()[1]}/"]
+        with System(
+            streams__open="false",
+            webhooks__targets=json.dumps(targets),
+            webhooks__allow_private="true",
+            webhooks__timeout_s=1.0,
+            gateway__drain_s=0.05,
+        ) as system:
+            yield system
+
+
+def test_only_opened_streams_exist(closed: System) -> None:
+    room = Room(closed, "opened")
+    for path in ("", "/comments", "/mode", "/stats", "/export"):
+        status, problem = closed.call("GET", f"/stream/opened{path}")
+        assert (status, problem["code"]) == (404, "unknown_stream"), path
+    for method, path, body in (
+        ("POST", "/comments", {"text": "hi"}), ("PATCH", "/mode", {"slow_s": 1}),
+        ("POST", "/end", None),
+    ):  # fmt: skip
+        status, problem = closed.call(method, f"/stream/opened{path}", body, role="moderator")
+        assert (status, problem["code"]) == (404, "unknown_stream"), path
+    for options in ({}, {"epoch": closed.info["epoch"], "offset": 0}):
+        viewer = Viewer(closed.stream("opened"), **options)
+        with pytest.raises(Disconnected) as refused:
+            viewer.connect(10)
+        assert refused.value.closed.code == 4004
+    status, opened = closed.call("POST", "/stream", {"id": "opened"}, role="broadcaster")
+    assert status == 201, opened
+    # At once and on both gateways, one of which had it open as unknown.
+    for gateway in ("g1", "g2"):
+        viewer = room.connect("viewer", "json", gateway)
+        viewer.close()
+    room.say("author", "hello")
+    status, info = closed.call("GET", "/stream/opened")
+    assert (status, info["started_at"]) == (200, opened["started_at"])
+    room.call("POST", "/end")
+    assert closed.call("GET", "/stream/opened")[0] == 200  # it exists, and its history stays
+    room.hang_up()
+
+
+def test_a_backend_is_told(closed: System, backend: Backend) -> None:
+    room = Room(closed, "told")
+    assert closed.call("POST", "/stream", {"id": "told", "title": "T"}, role="service")[0] == 201
+    room.say("author", "first")
+    room.delete("first")
+    room.sanction("eve", "ban", reason="spam")
+    wait_until(lambda: len(backend.types("told")) == 3, 10, "the backend is told")
+    # The worker dies; what comes meanwhile and after is told all the same.
+    old = closed.kill9("webhooks")
+    room.sanction("eve", "unban")
+    wait_until(lambda: closed.pid_of("webhooks") not in (0, old), 20, "webhooks is back")
+    room.call("POST", "/end")
+    expected = [
+        "STREAM_STARTED", "COMMENT_DELETED", "SANCTION ban", "SANCTION unban", "STREAM_ENDED",
+    ]  # fmt: skip
+    wait_until(lambda: "STREAM_ENDED" in backend.types("told"), 15, "the end is told")
+    assert backend.types("told") == expected
+    told = {found["type"]: found for found in backend.events if found["stream"] == "told"}
+    assert told["STREAM_STARTED"]["title"] == "T"
+    assert told["COMMENT_DELETED"]["comment_id"] == room.id_of("first")
+    assert told["COMMENT_DELETED"]["by"] == "moderator"
+    key = load_key(closed.data / "webhook.key")
+    for timestamp, signature, body in backend.requests:
+        assert hmac.compare_digest(signature, f"v1={signed(key, int(timestamp), body)}")
+    room.hang_up()
