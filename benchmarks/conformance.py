@@ -99,7 +99,7 @@ def run(cases: list[str]) -> list[Any]:
                 await run_fuzzingclient(f"ws://127.0.0.1:{port}", cases, concurrency=PARALLEL)
             )
         except FailureError as failure:
-            return failure.results
+            return list(failure.results)
 
     with Echo() as port:
         return asyncio.run(drive(port))

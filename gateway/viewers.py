@@ -55,6 +55,7 @@ class Viewers:
         self.left: Callable[[Session], None]
         self.sessions: dict[int, Session] = {}
         self.by_stream: dict[str, set[int]] = {}
+        self._no_reactions = dict.fromkeys(config.reactions.kinds, 0)
         self._by_user: dict[tuple[str, str], set[int]] = {}
         self.names = SessionNames(gateway, secrets.token_hex(3))
         self.arrivals = Arrivals(config, feed, ticker, self.sessions, self._welcome, self.end)
@@ -187,7 +188,8 @@ class Viewers:
             "mode": live.standing.mode,
             "pinned": native.pinned_object(pinned) if pinned is not None else None,
             "viewers": self.ephemeral.viewers(live.stream),
-            "reactions": self.ephemeral.reactions(live.stream),
+            # All kinds there are, so a client knows what to offer.
+            "reactions": {**self._no_reactions, **self.ephemeral.reactions(live.stream)},
             "sampling": live.standing.ratio if live.standing.ratio < 1 else None,
             "limits": {
                 "max_chars": self.config.limits.max_chars,

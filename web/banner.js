@@ -11,9 +11,9 @@ export class Banner {
   /** Say which share of the comments is shown; null for all of them. */
   show(ratio, text = TEXT) {
     const isSampled = ratio !== null && ratio !== undefined && ratio < 1;
-    const share = isSampled ? `${(100 * ratio).toLocaleString("en", { maximumFractionDigits: 1 })} %` : "";
+    const percent = (100 * ratio).toLocaleString("en", { maximumFractionDigits: 1 });
     this._banner.hidden = !isSampled;
-    this._banner.textContent = isSampled ? `${text} (${share})` : "";
+    this._banner.textContent = isSampled ? `${text} (${percent} %)` : "";
     this._onChange();
   }
 }

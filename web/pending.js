@@ -87,7 +87,8 @@ export class Pending {
     away.type = "button";
     away.setAttribute("aria-label", "Give this comment up");
     away.addEventListener("click", () => this._drop(entry));
-    entry.status.replaceChildren(again, away, element("span", "reason", refusalText(error.code, error.message)));
+    const reason = element("span", "reason", refusalText(error.code, error.message));
+    entry.status.replaceChildren(again, away, reason);
     this._entries.add(entry);
     this._list.append(entry.element);
     const failed = [...this._entries].filter(({ nonce }) => nonce !== undefined);

@@ -20,6 +20,9 @@ const SANCTIONS = {
 };
 const timeOfDay = new Intl.DateTimeFormat(undefined, { timeStyle: "short" });
 
+const startedText = (title) =>
+  title ? `The stream has started: ${title}` : "The stream has started.";
+
 export class Rows {
   /** `onFlush({rows, fresh})` is called after each change; `fresh` counts new live comments. */
   constructor({ log, limit = 500, isMoving, claim, onFlush }) {
@@ -117,7 +120,7 @@ export class Rows {
         this._append(divider("gap", "Some comments were not shown."));
         break;
       case "STREAM_STARTED":
-        this._append(divider("started", ["The stream has started", event.title].filter(Boolean).join(": ")));
+        this._append(divider("started", startedText(event.title)));
         break;
       case "STREAM_ENDED":
         this._append(divider("ended", "The stream has ended."));

@@ -4,7 +4,10 @@ import { duration } from "./mode.js";
 import { element } from "./row.js";
 
 const CHOICES = [
-  ["slow_s", "Slow mode", [0, 3, 5, 10, 30, 60, 120], (seconds) => seconds ? duration(seconds) : "off"],
+  [
+    "slow_s", "Slow mode", [0, 3, 5, 10, 30, 60, 120],
+    (seconds) => seconds ? duration(seconds) : "off",
+  ],
   [
     "followers_only", "Followers only", [false, true, 10, 60, 1440, 10_080],
     (minutes) => minutes === true ? "on" : minutes ? `${duration(60 * minutes)} and longer` : "off",

@@ -414,3 +414,18 @@ test("comments on their way are bounded, and need a connection to come", async (
   assert.ok(outcomes.every(({ reason }) => reason.code === "disconnected"));
   await assert.rejects(room.client.sendComment("x"), { code: "disconnected" });
 });
+
+test("a reaction goes out while live, and is given up otherwise", () => {
+  const room = live();
+  assert.equal(room.client.react("fire", 3), true);
+  assert.deepEqual(room.socket.sent, [{ type: "REACT", kind: "fire", count: 3 }]);
+  room.socket.cut();
+  assert.equal(room.client.react("fire"), false);
+});
+
+test("forget: the next connection begins anew", () => {
+  const room = live();
+  room.client.forget();
+  room.client.setToken("a.b.c");
+  assert.equal(room.socket.url.search, "");
+});

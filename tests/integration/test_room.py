@@ -1,4 +1,4 @@
-"""The room: every act, seen by every role, on both codecs, over two gateways, in every way to look.
+"""The room: every act, seen by every role, over WebSocket and SSE and two gateways.
 
 TABLE is the contract. Each row is an act and what viewer, author, shadow-banned author and
 moderator get of it, live; and which of its texts stand for whom in the end. That end is then read
@@ -16,16 +16,19 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import pytest
 import redis
 
+from tests.event_source import EventSource
 from tests.system import System, wait_until
 from uproar.auth import load_key, make_token
 from uproar.client import Disconnected, Viewer
-from workers.webhooks import signed
+from workers.webhooks import COMMIT_EVERY_S, signed
 
 STREAM = "room"
+CODECS = ("json", "msgpack", "sse")
 ROLES = ("viewer", "author", "shadow", "moderator")
 EPHEMERAL = {"VIEWERS", "REACTIONS", "BANNER", "PONG"}
 PER_MINUTE = 30
@@ -41,8 +44,58 @@ class Row(NamedTuple):
     stands: dict[str, tuple[str, ...]] = {}  # text: roles that see it in the end
 
 
+class Listener:
+    """A watcher by server-sent events, with as much of `Viewer` as these tests use."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        token: str | None,
+        backlog: int = 50,
+        epoch: str | None = None,
+        offset: int | None = None,
+    ) -> None:
+        parts = urlsplit(url)
+        lines = [f"Authorization: Bearer {token}"] if token else []
+        lines += [f"Last-Event-ID: {epoch}-{offset}"] if epoch is not None else []
+        path = f"{parts.path}/events?backlog={backlog}"
+        self.source = EventSource(f"http://{parts.netloc}", path, *lines)
+        self.core = self
+        self.repeats = 0
+        self._at = 0
+
+    def connect(self, deadline_s: float) -> dict[str, Any]:
+        if self.source.status != 200:
+            raise OSError(f"answered {self.source.status}")
+        self.welcome = self.source.event("WELCOME")
+        self._at = 1
+        return self.welcome
+
+    def recv(self, deadline_s: float) -> list[dict[str, Any]]:
+        if self._at == len(self.source.seen):
+            try:
+                self.source.read(deadline_s)
+            except AssertionError:
+                return []
+        found = self.source.seen[self._at :]
+        self._at = len(self.source.seen)
+        return found
+
+    @property
+    def epoch(self) -> str:
+        return self.source.last_id.rpartition("-")[0]
+
+    @property
+    def position(self) -> int:
+        return int(self.source.last_id.rpartition("-")[2])
+
+    def close(self) -> None:
+        self.source.sock.close()
+
+
 class Room:
-    """One stream of a running system, and eight who watch it."""
+    """One stream of a running system, and those who watch it: each role in each way."""
 
     def __init__(self, system: System, stream: str = STREAM) -> None:
         self.system = system
@@ -50,7 +103,7 @@ class Room:
         self.key = load_key(system.data / "signing.key")
         self.texts: dict[str, str] = {}  # comment id: text
         self.answers: dict[str, dict[str, Any]] = {}  # text: what its author was told
-        self.watchers: dict[tuple[str, str], Viewer] = {}
+        self.watchers: dict[tuple[str, str], Any] = {}
         self.heard: dict[tuple[str, str], list[dict[str, Any]]] = {}
         self.talks: dict[str, Viewer] = {}  # the connection a user writes through
 
@@ -58,16 +111,22 @@ class Room:
         role = role or ("moderator" if user == "moderator" else "viewer")
         return make_token(self.key, sub=user, name=user.title(), role=role, **more)
 
-    def connect(self, user: str, codec: str = "json", gateway: str = "", **options: Any) -> Viewer:
+    def connect(self, user: str, codec: str = "json", gateway: str = "", **options: Any) -> Any:
         """Connect as a user (`viewer`: anonymous), to a certain gateway where one is named."""
         token = None if user == "viewer" else self.token(user)
         until = time.monotonic() + 20
         while time.monotonic() < until:
-            viewer = Viewer(self.system.stream(self.stream), codec=codec, token=token, **options)
+            url = self.system.stream(self.stream)
+            viewer: Any = None
             try:
+                if codec == "sse":
+                    viewer = Listener(url, token=token, **options)
+                else:
+                    viewer = Viewer(url, codec=codec, token=token, **options)
                 welcome = viewer.connect(5)
             except (Disconnected, OSError):
-                viewer.close()
+                if viewer is not None:
+                    viewer.close()
                 time.sleep(0.05)
                 continue
             if welcome["session"].startswith(f"{gateway}-" if gateway else ""):
@@ -76,10 +135,10 @@ class Room:
         raise AssertionError(f"never came to {gateway}")
 
     def watch(self) -> None:
-        """Each role on both codecs, and of each role one watcher on each gateway."""
+        """Each role in each way, and of each role watchers on both gateways."""
         for number, role in enumerate(ROLES):
-            for codec, gateway in (("json", number % 2), ("msgpack", 1 - number % 2)):
-                viewer = self.connect(role, codec, f"g{gateway + 1}")
+            for turn, codec in enumerate(CODECS):
+                viewer = self.connect(role, codec, f"g{(number + turn) % 2 + 1}")
                 self.watchers[role, codec] = viewer
                 self.heard[role, codec] = []
                 self.start = viewer.core.epoch, viewer.core.position
@@ -378,7 +437,7 @@ def folded(events: list[dict[str, Any]]) -> list[str]:
 
 
 def cells() -> list[Any]:
-    return [pytest.param(role, codec) for role in ROLES for codec in ("json", "msgpack")]
+    return [pytest.param(role, codec) for role in ROLES for codec in CODECS]
 
 
 # -- the table -------------------------------------------------------------------------------------
@@ -484,7 +543,7 @@ def test_a_shadow_banned_author_cannot_tell(room: Room) -> None:
     assert {frozenset(found) for found in own["shadow"]} == {
         frozenset(found) for found in own["author"]
     }
-    said = json.dumps([room.heard["shadow", codec] for codec in ("json", "msgpack")])
+    said = json.dumps([room.heard["shadow", codec] for codec in CODECS])
     assert "shadow_ban" not in said
     assert '"visibility"' not in said
     welcomes = []
@@ -754,6 +813,8 @@ class Backend:
     def __init__(self) -> None:
         self.events: list[dict[str, Any]] = []
         self.requests: list[tuple[str, str, bytes]] = []
+        self.works = True
+        self.refused: list[float] = []  # when, monotonic
         backend = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -761,8 +822,11 @@ class Backend:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 signature = self.headers["Uproar-Signature"]
                 backend.requests.append((self.headers["Uproar-Timestamp"], signature, body))
-                backend.events += json.loads(body)["events"]
-                self.send_response(204)
+                if backend.works:
+                    backend.events += json.loads(body)["events"]
+                else:
+                    backend.refused.append(time.monotonic())
+                self.send_response(204 if backend.works else 500)
                 self.end_headers()
 
             def log_message(self, *_: object) -> None:
@@ -847,13 +911,20 @@ def test_a_backend_is_told(closed: System, backend: Backend) -> None:
     room.delete("first")
     room.sanction("eve", "ban", reason="spam")
     wait_until(lambda: len(backend.types("told")) == 3, 10, "the backend is told")
-    # The worker dies; what comes meanwhile and after is told all the same.
+    # The backend is away for longer than positions are kept back, then the worker dies: what it
+    # had read and not delivered is told all the same, and what comes meanwhile.
+    backend.works = False
+    room.sanction("eve", "shadow_ban")
+    tries = backend.refused
+    wait_until(lambda: tries and tries[-1] - tries[0] > COMMIT_EVERY_S, 15, "some tries fail")
     old = closed.kill9("webhooks")
+    backend.works = True
     room.sanction("eve", "unban")
     wait_until(lambda: closed.pid_of("webhooks") not in (0, old), 20, "webhooks is back")
     room.call("POST", "/end")
     expected = [
-        "STREAM_STARTED", "COMMENT_DELETED", "SANCTION ban", "SANCTION unban", "STREAM_ENDED",
+        "STREAM_STARTED", "COMMENT_DELETED", "SANCTION ban", "SANCTION shadow_ban",
+        "SANCTION unban", "STREAM_ENDED",
     ]  # fmt: skip
     wait_until(lambda: "STREAM_ENDED" in backend.types("told"), 15, "the end is told")
     assert backend.types("told") == expected
