@@ -37,7 +37,7 @@ class Watcher:
 
     def _on_event(self, member: Member, event: dict, now: float) -> None:
         if event["type"] == "WELCOME":
-            self.totals = dict(event["reactions"])
+            self.totals = {kind: total for kind, total in event["reactions"].items() if total}
         elif event["type"] == "REACTIONS":
             self.at.append(now)
             for kind, total in event["totals"].items():
