@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import click
 
-from benchmarks import acks, fanout, flood, host
+from benchmarks import acks, fanout, flood, host, reactions
 from benchmarks import bytes as sizes
 from benchmarks.report import Report, document, table
 
@@ -17,6 +17,7 @@ BENCHMARKS: Final[dict[str, Callable[..., Report]]] = {
     "fanout": fanout.measure,
     "acks": acks.measure,
     "flood": flood.measure,
+    "reactions": reactions.measure,
     "bytes": sizes.measure,
 }
 
@@ -27,7 +28,7 @@ BENCHMARKS: Final[dict[str, Callable[..., Report]]] = {
 @click.option("--seconds", type=click.FloatRange(1), help="How long comments are sent.")
 @click.option("--repeat", type=click.IntRange(1, 20), default=1, help="Runs of each; shows spread.")
 def main(names: tuple[str, ...], as_json: bool, seconds: float | None, repeat: int) -> None:
-    """Measure on this machine: fanout, acks, flood, bytes; all of them without a NAME."""
+    """Measure on this machine; everything without a NAME."""
     block = host.block()
     chosen = names or tuple(BENCHMARKS)
     options: dict[str, Any] = {} if seconds is None else {"seconds": seconds}
