@@ -28,6 +28,7 @@ OPENED_S = 0.5  # for a stream's opening to reach this gateway, where only opene
 OPEN_S = 10.0  # for a stream to come up while its first viewers wait
 AHEAD_S = 3.0  # for this gateway to catch up with a client that is ahead of it
 LOOK_S = 0.02
+COME_UP_S = 0.05  # between two looks into the store for a stream that is behind a client
 
 
 class Arrivals:
@@ -177,21 +178,18 @@ class Arrivals:
     def _reaches(self, live: Live, offset: int) -> bool:
         """Wait for this gateway to come up to a client that saw more on another one."""
         if live.sent < offset:
-            # A quiet stream stands where its last event was; its partition has gone on.
             try:
-                self.feed.hear(live)
+                known = self.feed.state.last(0)
+                if known is not None and known[0] < offset:
+                    return False  # the log does not have it
+                # A quiet stream stands where its last event was; its partition has gone on.
+                until = time.monotonic() + AHEAD_S
+                while live.sent < offset and time.monotonic() < until:
+                    self._until(lambda: live.sent >= offset, COME_UP_S)
+                    self.feed.come_up(live)
             except StateLost:
                 pass
-        self._until(lambda: live.sent >= offset or self._beyond(offset), AHEAD_S)
         return live.sent >= offset
-
-    def _beyond(self, offset: int) -> bool:
-        """Whether an offset is one that the log does not have; not known counts as no."""
-        try:
-            known = self.feed.state.last(0)
-        except StateLost:
-            return False
-        return known is not None and known[0] < offset
 
     def _since(self, live: Live, offset: int) -> Past | None:
         """Return everything in (offset, live.sent], from the store as far as it is not kept."""

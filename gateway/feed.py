@@ -222,6 +222,9 @@ class Feed:
             if row.era != era or row.event.offset < below
         ]
         self.ephemeral.opened(live)
+        if live.ready:  # another opener was faster: viewers may stand where it put them
+            self.hear(live)
+            return
         live.open(epoch, position, past, backlog, standing)
 
     def _reopen(self, live: Live) -> None:
@@ -241,6 +244,20 @@ class Feed:
         known = self.state.last(PARTITION)
         if live.ready and known is not None and known[0] > live.position:
             self._take(live, Batch(known[0], known[0], []))
+
+    def come_up(self, live: Live) -> None:
+        """Have a quiet stream stand where its partition does, by the store alone.
+
+        No live batch waits for this: what a client says of its place must cost nobody else.
+        """
+        known = self.state.last(PARTITION)
+        after = live.position
+        if not live.ready or known is None or known[0] <= after:
+            return
+        found = self.stored(live, after, known[0])
+        if found is not None:
+            live.fill(Batch(after, known[0], found))
+            self.on_events(live)
 
     def forgotten(self) -> None:
         """STATE was emptied: what was published since has gone past us. Raises StateLost."""
@@ -378,6 +395,8 @@ class Feed:
     def _forget_unwatched(self, lease_s: float) -> None:
         now = time.monotonic()
         for stream, since in list(self._unwatched.items()):
+            if self._unwatched.get(stream) != since:
+                continue  # watched again while the last one was unsubscribed
             if now - since > lease_s:
                 del self._unwatched[stream]
                 self.live.pop(stream, None)

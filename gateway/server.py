@@ -13,6 +13,7 @@ from typing import Any
 
 import gevent
 from gevent.event import Event as Flag
+from gevent.threadpool import ThreadPool
 
 from gateway.dialects import native
 from gateway.engine import EngineLimits
@@ -33,11 +34,13 @@ from uproar.config import Config
 from uproar.ipc import IngestLink
 from uproar.logs import event
 from uproar.state.valkey import ValkeyState
+from uproar.store import StoreUnavailable
 from uproar.store.sqlite import SqliteStore
 
 logger = logging.getLogger(__name__)
 
 STORE_THREADS = 4
+POOL_S = 8.0  # for a thread and its answer: the store gives up a read after 5 s
 LINK_PENDING = 10_000
 
 
@@ -50,6 +53,7 @@ class Gateway:
         self.incarnation = secrets.token_hex(3)
         self.pool = gevent.get_hub().threadpool
         self.pool.maxsize = STORE_THREADS
+        self.rest_pool = ThreadPool(STORE_THREADS)
         limits = config.limits
         self.engine = ReferenceEngine(
             EngineLimits(
@@ -105,12 +109,19 @@ class Gateway:
         self.ticker.arrivals = self.viewers.arrivals
         self.ticker.sessions_of = self.viewers.sessions_of
         self.ticker.sanctioned = self.viewers.sanctioned
-        self.api = Api(config, key, verifier, self.feed, self.link, self.ephemeral.viewers)
+        self.ticker.broken = self.viewers.broken
+        self.api = Api(
+            config, key, verifier, self.feed, self.link, self.ephemeral.viewers, self.in_rest_pool
+        )
         self.stopping = Flag()
 
     def in_pool(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Run a blocking call on a thread of the hub's pool."""
-        return self.pool.apply(function, arguments)
+        """Run a blocking store call on a thread of the hub's pool; raises StoreUnavailable."""
+        return _apply(self.pool, function, arguments)
+
+    def in_rest_pool(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """The same for REST, on threads of its own: a slow page keeps no hole from being filled."""
+        return _apply(self.rest_pool, function, arguments)
 
     def _forgotten(self) -> None:
         """STATE may have lost what we told it: all of it again."""
@@ -195,6 +206,11 @@ class Gateway:
             "reason": reason,
             "metrics": metrics,
         }
+
+
+def _apply(pool: Any, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    with gevent.Timeout(POOL_S, StoreUnavailable("the store is busy; try again")):
+        return pool.apply(function, arguments)
 
 
 def serve(config: Config, name: str, listener: socket.socket, ready_fd: int | None) -> None:

@@ -57,7 +57,7 @@ class Session:
 
     __slots__ = (
         "audience", "claims", "commands", "ended", "joining", "lags_from", "live", "name",
-        "outgoing", "second", "sid", "waits_until", "wish",
+        "outgoing", "second", "sid", "wish",
     )  # fmt: skip
 
     def __init__(self, sid: int, name: str, wish: Wish, claims: Claims | None, live: Live) -> None:
@@ -70,7 +70,6 @@ class Session:
         self.ended = False  # its close frame is out: nothing it sends counts any more
         self.audience: AudienceKey | None = None
         self.lags_from: int | None = None
-        self.waits_until = 0.0  # a resume ahead of this gateway waits for it this long (monotonic)
         self.outgoing: list[native.Object] = []  # for this session alone, with the next tick
         self.second = 0  # the second in which `commands` were counted
         self.commands = 0

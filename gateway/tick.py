@@ -22,6 +22,7 @@ from gateway.dialects import native, sse
 from gateway.engine import Engine
 from gateway.live import Live
 from gateway.session import Session
+from uproar import codes
 from uproar.events import MASK_ALL, Event, Sanction
 from uproar.logs import event
 
@@ -75,6 +76,7 @@ class Ticker:
         self.arrivals: Arrivals
         self.sessions_of: Callable[[str, str], list[Session]]  # of a stream and a user id
         self.sanctioned: Callable[[str, Sanction], None]
+        self.broken: Callable[[str], None]  # a stream's tick failed half way
         self.tick_s = tick_s
         self.length_s = tick_s  # what the tick has stretched to
         self.ticks = 0
@@ -128,12 +130,19 @@ class Ticker:
             try:
                 self._stream(live)
             except Exception:
-                # One stream's fault must not stop the others' ticks.
+                # One stream's fault must not stop the others' ticks; and who may have missed
+                # something connects again and resumes.
                 event(logger, "tick_failed", level=logging.ERROR, stream=live.stream, exc_info=True)
+                self.broken(live.stream)
         private, self._private = self._private, {}
         for session in private.values():
-            if not session.joining:
+            if session.joining:
+                continue
+            try:
                 self._send_private(session)
+            except Exception:
+                event(logger, "message_failed", level=logging.ERROR, exc_info=True)
+                self.engine.close(session.sid, codes.INTERNAL_ERROR.code, "a fault of ours")
 
     def _stream(self, live: Live) -> None:
         if not live.ready:

@@ -104,6 +104,10 @@ class Viewers:
             self._by_user.setdefault((wish.stream, claims.sub), set()).add(sid)
         if claims is not None and claims.expires is not None:
             heapq.heappush(self._expiries, (claims.expires, sid))
+            if len(self._expiries) > 2 * len(self.sessions) + 1000:
+                # Those who left long before their token does.
+                self._expiries = [e for e in self._expiries if e[1] in self.sessions]
+                heapq.heapify(self._expiries)
         self.arrivals.enter(session)
 
     def _closed(self, what: Closed) -> None:
@@ -149,6 +153,11 @@ class Viewers:
                 if session.claims is not None and session.claims.role in SOVEREIGN_ROLES:
                     continue
                 self.end(session, codes.FORBIDDEN, "you are banned from this stream")
+
+    def broken(self, stream: str) -> None:
+        """Close a stream's sessions after a fault of ours: they come back and resume."""
+        for sid in list(self.by_stream.get(stream, ())):
+            self.end(self.sessions[sid], codes.INTERNAL_ERROR, "a fault of ours; connect again")
 
     def watching(self) -> dict[str, int]:
         """Return how many sessions watch each stream; services work, they do not watch."""

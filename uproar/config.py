@@ -129,7 +129,6 @@ class Ingest(_Section):
 
     address: str = ""  # unix:PATH or tcp:HOST:PORT; empty: a socket in the data directory
     pending: Positive = 20_000  # submissions waiting for their acknowledgement, in all
-    pending_per_link: Positive = 10_000  # and of one gateway
     ack_deadline_s: Seconds = 5.0  # after this a submission is answered `unavailable`
 
 

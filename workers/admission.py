@@ -57,6 +57,7 @@ from workers.room import Refusal, Room
 logger = logging.getLogger(__name__)
 
 SWEEP_MS: Final = 10_000
+STORE_AWAY: Final = Refusal("unavailable", "the store does not answer; send it again", 1000)
 BLANKS: Final = "\u115f\u1160\u2800\u3164\uffa0"  # Hangul fillers and the empty Braille cell
 # For moderators' eyes: the audit list, and what waits for them.
 MODERATORS_ONLY: Final = frozenset({"SANCTION", "FLAGGED", "HELD", "HELD_RESOLVED", "TERMS"})
@@ -101,6 +102,7 @@ class Admission:
         pending_max: int,
         sampling: Sampling | None = None,
         emotes: Collection[str] = (),
+        streams_open: bool = True,
         load: Callable[[str], list[Event]] = lambda stream: [],
         flags: Callable[[str, str], bool] = lambda stream, text: False,
     ) -> None:
@@ -111,6 +113,7 @@ class Admission:
         self._sampling = sampling or Sampling()
         self._sampling_key = secrets.token_bytes(16)
         self._emotes = emotes
+        self._streams_open = streams_open
         self._load = load
         self._flags = flags
         self._ids = ids.IdMaker()
@@ -120,7 +123,9 @@ class Admission:
         self._rooms: dict[str, Room] = {}
         self._controls: dict[str, list[Event]] = {}  # since this incarnation began to read
         self._pending: dict[bytes, _Pending] = {}
-        self._outbox: deque[bytes] = deque()
+        # Records that only stand together, as groups: an append takes a group whole or not at all.
+        self._outbox: deque[list[bytes]] = deque()
+        self._sampled: set[str] = set()  # streams that are not shown whole
         self._swept = 0
         self.position = 0
         self.poisoned = 0
@@ -129,6 +134,11 @@ class Admission:
     def pending(self) -> int:
         """How many records are on their way through the log."""
         return len(self._pending)
+
+    @property
+    def waiting(self) -> int:
+        """How many records wait to be appended."""
+        return len(self._outbox)
 
     def terms(self, stream: str) -> tuple[Terms, int]:
         """Return a stream's own terms and since when they stand (unix ms)."""
@@ -158,9 +168,9 @@ class Admission:
                     message=admitted.message,
                     retry_after_ms=admitted.retry_after_ms,
                 )
-            self._outbox += admitted
+            self._outbox.append(admitted)
             pending = self._pending[key] = _Pending(now + self._ack_deadline_ms, rate)
-            if submission.type == "COMMENT":
+            if submission.type == "COMMENT" and role != "service":
                 self._rates.wrote((stream, submission.actor), now)
             if rate:
                 self._rates.coming(rate, 1)
@@ -168,8 +178,13 @@ class Admission:
         return None
 
     def take(self, count: int) -> tuple[list[bytes], int]:
-        """Return up to `count` records to append, in order, and the ts of the newest."""
-        records = [self._outbox.popleft() for _ in range(min(count, len(self._outbox)))]
+        """Return about `count` records to append, in order, and the ts of the newest.
+
+        What follows from a record is taken with it: a held comment never stands without its HELD.
+        """
+        records: list[bytes] = []
+        while self._outbox and (not records or len(records) + len(self._outbox[0]) <= count):
+            records += self._outbox.popleft()
         return records, self._ts
 
     def expire(self, now: int, *, everything: bool = False) -> list[tuple[Any, Answer]]:
@@ -196,9 +211,12 @@ class Admission:
         if now - self._swept > SWEEP_MS:
             self._swept = now
             self._rates.sweep(now, READ_BACK_MS)
-        for stream, room in self._rooms.items():
-            if late:
+        if late:
+            for room in self._rooms.values():
                 room.resolving.clear()  # a decision that did not land may be made again
+                room.sampler.ratio = room.standing.ratio  # and so may a change of sampling
+        for stream in list(self._sampled):
+            room = self._rooms[stream]
             self._resample(stream, room, room.sampler.idle(now), now)
         return answers
 
@@ -208,28 +226,34 @@ class Admission:
         """Return the records to append, the acknowledged one first, or why there is none."""
         if max(len(self._pending), len(self._outbox)) >= self._pending_max:
             return Refusal("unavailable", "too much is waiting for the log; send it again", 1000)
-        room = self._room(submission.stream)
-        if room is None:
-            return Refusal("unavailable", "the store does not answer; send it again", 1000)
         try:
             if submission.type == "COMMENT":
-                return self._admit_comment(room, submission, nonce, rate, now)
+                return self._admit_comment(submission, nonce, rate, now)
             decode = _decoders.get(submission.type)
             if decode is None:
                 return Refusal("bad_request", f"unknown event type {submission.type[:40]!r}")
-            return self._admit_event(room, submission, nonce, decode(submission.data), now)
+            data = decode(submission.data)
+            room = self._room(submission.stream)
+            if room is None:
+                return STORE_AWAY
+            return self._admit_event(room, submission, nonce, data, now)
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
             return Refusal("bad_request", f"malformed {submission.type}: {error}")
 
     def _admit_comment(
-        self, room: Room, submission: Submission, nonce: str, rate: Who | None, now: int
+        self, submission: Submission, nonce: str, rate: Who | None, now: int
     ) -> list[bytes] | Refusal:
         draft = _decode_draft(submission.data)
         stream, author = submission.stream, (submission.stream, submission.actor)
         refusal = check_text(draft.text, self._limits) or check_author(draft)
-        refusal = refusal or room.refuses(
-            submission, draft, self._rates.last(author), now, self._emotes
-        )
+        if refusal:  # before the room, which costs a look into the store
+            return refusal
+        room = self._room(stream)
+        if room is None:
+            return STORE_AWAY
+        if not (self._streams_open or room.standing.opened):
+            return Refusal("not_allowed", "this stream was never opened")
+        refusal = room.refuses(submission, draft, self._rates.last(author), now, self._emotes)
         if refusal:
             return refusal
         if rate:
@@ -297,6 +321,9 @@ class Admission:
         only = type_ in MODERATORS_ONLY
         visibility = Visibility.MODERATORS if only else Visibility.ALL
         first = encode_record(type_, stream, self._ts, actor, nonce, data, visibility=visibility)
+        if type_ == "HELD_RESOLVED":
+            # One consequence a comment, whoever decides and however often: the first counts.
+            actor, nonce = "ingest", f"resolved:{data.comment_id.hex()}"
         return [first, *(self._follow(stream, name, actor, nonce, what) for name, what in follows)]
 
     def _follow(self, stream: str, type_: str, actor: str, nonce: str, data: Data) -> bytes:
@@ -310,10 +337,11 @@ class Admission:
         if ratio is None:
             return
         room.sampler.ratio = ratio
+        (self._sampled.add if ratio < 1 else self._sampled.discard)(stream)
         self._ts = max(now, self._ts)
         data = SamplingEvent(ratio, room.sampler.rate)
         nonce = f"sampling:{self._ts}"
-        self._outbox.append(encode_record("SAMPLING", stream, self._ts, "ingest", nonce, data))
+        self._outbox.append([encode_record("SAMPLING", stream, self._ts, "ingest", nonce, data)])
 
     # -- the log ----------------------------------------------------------------------------------
 
@@ -368,7 +396,8 @@ class Admission:
                 self._controls.setdefault(stream, []).append(found)
                 return
             room.standing.apply(found)
-            room.sampler.ratio = room.standing.ratio
+            if record.type == "SAMPLING":
+                room.sampler.ratio = room.standing.ratio
             if record.type == "HELD_RESOLVED":
                 room.resolving.discard(found.data.comment_id)
 
@@ -386,6 +415,8 @@ class Admission:
                 return None
             standing = standing_of(stored + self._controls.pop(stream, []))
             room = self._rooms[stream] = Room(standing, self._sampling, self._sampling_key)
+            if standing.ratio < 1:
+                self._sampled.add(stream)
         return room
 
     def _accepted(self, ref: int, place: Place, rate: Who | None, role: str, now: int) -> Answer:

@@ -93,7 +93,9 @@ class Api:
         feed: Feed,
         link: IngestLink,
         viewer_count: Callable[[str], int | None],
+        in_pool: Callable[..., Any],
     ) -> None:
+        self.in_pool = in_pool  # runs a blocking store call on a thread of REST's own
         self.config = config
         self.key = key
         self.verifier = verifier
@@ -230,7 +232,7 @@ class Api:
         try:
             known = self.feed.state.last(0)
             while known is not None and time.monotonic() < until:
-                stored = self.feed.in_pool(self.feed.store.position, known[1])
+                stored = self.in_pool(self.feed.store.position, known[1])
                 if stored >= max(known[0], self.acknowledged):
                     return
                 gevent.sleep(0.01)
@@ -342,7 +344,7 @@ class Api:
     def read(self, call: Callable[..., Any], *arguments: Any) -> Any:
         """Return what a call of the store's returns; raises Problem."""
         try:
-            return self.feed.in_pool(call, *arguments)
+            return self.in_pool(call, *arguments)
         except StoreUnavailable as error:
             raise Problem.away(error) from error
 

@@ -189,7 +189,7 @@ class Streams:
         oldest: Callable[..., Any] = functools.partial(self.api.store.oldest, reader=reader)
         while after < end:
             try:
-                rows: list[StoredComment] = self.api.feed.in_pool(oldest, stream, PAGE, after)
+                rows: list[StoredComment] = self.api.in_pool(oldest, stream, PAGE, after)
             except StoreUnavailable as error:
                 # The head is out: a body that breaks off is all that can be said.
                 event(logger, "export_broken", level=logging.WARNING, why=str(error))

@@ -6,9 +6,12 @@ import msgspec
 import pytest
 
 from uproar import ids
-from uproar.config import Limits, PerMinute
+from uproar.config import Limits, PerMinute, Sampling
 from uproar.events import (
     CommentDeleted,
+    HeldResolved,
+    Mode,
+    StreamStarted,
     User,
     decode_record,
     encode_record,
@@ -411,3 +414,87 @@ def test_poisoned_records_are_counted_and_what_stands_around_them_lands(caplog):
     assert desk.admission.poisoned == 3
     assert desk.admission.position == 5
     assert [record.getMessage() for record in caplog.records] == ["record_poisoned"] * 3
+
+
+def _event(desk, kind, nonce, data, user="mod", now=T):
+    return desk.send(nonce, now, kind=kind, data=encode_data(data), user=user, role="moderator")
+
+
+def _types(desk):
+    return [decode_record(raw).type for raw in desk.log]
+
+
+def _held(desk, nonce="h", now=T):
+    _event(desk, "MODE", f"mode-{nonce}", Mode({"hold": True}, "mod"), now=now)
+    return desk.send(nonce, now)
+
+
+def test_what_follows_from_a_record_is_appended_with_it():
+    desk = Desk()
+    _event(desk, "MODE", "m", Mode({"hold": True}, "mod"))
+    for number in range(4):
+        desk.submit(f"n{number}", user=f"u{number}")
+    sizes = []
+    while records := desk.admission.take(3)[0]:
+        sizes.append([decode_record(raw).type for raw in records])
+    assert sizes == [["COMMENT", "HELD"]] * 4
+
+
+def test_the_first_decision_on_a_held_comment_counts_and_has_one_consequence():
+    desk = Desk()
+    held = _held(desk)
+    assert held.shown == 2
+    decide = HeldResolved(held.id, "approve", "mod")
+    answer = desk.submit("d1", kind="HELD_RESOLVED", data=encode_data(decide), user="mod",
+                         role="moderator")  # fmt: skip
+    assert answer is None
+    again = _event(desk, "HELD_RESOLVED", "d2", HeldResolved(held.id, "deny", "two"), user="two")
+    assert again.code == "conflict"
+    # Its sender is told `unavailable`, the record lands all the same, and somebody decides again.
+    desk.admission.expire(T + ACK_MS + 1)
+    desk.submit("d3", T + ACK_MS + 2, kind="HELD_RESOLVED", data=encode_data(decide), user="two",
+                role="moderator")  # fmt: skip
+    desk.append()
+    desk.land(T + ACK_MS + 3)
+    keys = [
+        (record.type, record.actor, record.nonce)
+        for record in map(decode_record, desk.log)
+        if record.type == "COMMENT_APPROVED"
+    ]
+    assert len(keys) == 2 and len(set(keys)) == 1, "consumers count the first"
+
+
+def test_a_control_event_does_not_end_sampling_that_is_on_its_way():
+    desk = Desk()
+    admission = Admission(
+        Limits(), ack_deadline_ms=ACK_MS, pending_max=10_000, sampling=Sampling(threshold=10)
+    )
+    desk.admission = admission
+    change = encode_data(Mode({"slow_s": 1}, "mod"))
+    desk.submit("m", kind="MODE", data=change, user="mod", role="moderator")
+    for number in range(12):
+        desk.submit(f"n{number}", user=f"u{number}")
+    room = admission._room("s")
+    assert room.sampler.ratio < 1
+    desk.log += admission.take(1)[0]
+    desk.land()
+    assert _types(desk) == ["MODE"] and room.sampler.ratio < 1
+    desk.append()
+    desk.land()
+    assert _types(desk).count("SAMPLING") == 1 and room.sampler.ratio < 1
+
+
+def test_a_service_does_not_slow_the_user_in_whose_name_it_writes():
+    desk = Desk()
+    _event(desk, "MODE", "m", Mode({"slow_s": 30}, "mod"))
+    assert not desk.send("a", T, user="u", role="service").code
+    assert not desk.send("b", T + 1, user="u").code
+    assert desk.send("c", T + 2, user="u").code == "slow_mode"
+
+
+def test_a_stream_that_was_never_opened_takes_nothing_where_streams_are_opened():
+    desk = Desk()
+    desk.admission = Admission(Limits(), ack_deadline_ms=ACK_MS, pending_max=10, streams_open=False)
+    assert desk.send("n").code == "not_allowed"
+    _event(desk, "STREAM_STARTED", "s", StreamStarted("Launch", "mod"))
+    assert not desk.send("n2").code
