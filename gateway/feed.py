@@ -38,6 +38,7 @@ PROBE = ephemeral.encode("probe", None)
 PROBE_EVERY_S = 1.0
 PROBE_LATE_S = 3.0
 STORE_EVENTS = 5000  # one fill from the store; a longer hole is a GAP
+RESTAND_S = 0.5  # between two looks whether the archive has come past a hole
 FAR_PAGES = 20  # of so many events a slow viewer may be behind; further, it is closed
 
 
@@ -286,6 +287,7 @@ class Feed:
                             stream=live.stream, after=hole[0], upto=hole[1],
                         )  # fmt: skip
                         live.give_up(hole[1], "not_available")
+                        gevent.spawn(self._restand, live, hole[1])
                     else:
                         gevent.sleep(0.02 + random.random() * 0.03)
                 if live.pending:
@@ -293,6 +295,17 @@ class Feed:
         finally:
             self._filling.discard(live.stream)
         self.on_events(live)  # also when nothing was in the hole: the position has moved on
+
+    def _restand(self, live: Live, upto: int) -> None:
+        """Learn from the store what the hole said about what stands, once it is archived."""
+        while self.live.get(live.stream) is live:
+            try:
+                if self.in_pool(self.store.position, live.epoch) >= upto:
+                    live.restand(self.in_pool(self.store.standing, live.stream))
+                    return
+            except StoreUnavailable:
+                pass
+            gevent.sleep(RESTAND_S)
 
     def _from_ring(self, live: Live, upto: int) -> bool:
         """Fill as far as the ring's chain joins; True when that is far enough."""

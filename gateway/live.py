@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 from uproar.batch import Batch
 from uproar.events import CONTROL_TYPES, MASK_ALL, STANDING_TYPES, Comment, CommentDeleted, Event
-from uproar.standing import Standing
+from uproar.standing import Standing, standing_of
 
 INBOX_EVENTS: Final = 50_000  # live events that may wait for a hole to be filled
 
@@ -112,6 +112,11 @@ class Live:
         self._recent.clear()
         self.backlog.clear()  # what was deleted in the hole must not be shown to those who join
         self.start = upto
+
+    def restand(self, stored: list[Event]) -> None:
+        """Know again what stands after a hole was given up: from the store, then from here."""
+        recent = [event for event in self._recent if event.type in STANDING_TYPES]
+        self.standing = standing_of([*stored, *recent])
 
     def _extend(self, batch: Batch) -> None:
         for event in batch.events:

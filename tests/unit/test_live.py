@@ -7,7 +7,16 @@ import pytest
 
 from gateway.live import INBOX_EVENTS, Live, Past, fold, past_of, without_removed
 from uproar.batch import Batch
-from uproar.events import CONTROL_TYPES, Cleared, Comment, CommentDeleted, Event, User, UserRemoved
+from uproar.events import (
+    CONTROL_TYPES,
+    Cleared,
+    Comment,
+    CommentDeleted,
+    Event,
+    Mode,
+    User,
+    UserRemoved,
+)
 
 T = 1_700_000_000_000
 
@@ -347,3 +356,18 @@ def test_with_losses_repeats_and_overlaps_every_event_comes_once_and_in_order(se
     assert [event for event in out if event.type != "GAP"] == expected
     assert offsets(out) == sorted(offsets(out))
     assert live.position == live.sent == end
+
+
+def test_what_stands_is_known_again_after_a_hole_was_given_up():
+    live = Live("s", keep_events=100, keep_ms=60_000)
+    live.open("e", 10, [], [], [])
+
+    def changed(offset, **changes):
+        return Event(offset, "MODE", offset, "m", 15, 0, Mode(changes, "m"))
+
+    live.take(Batch(20, 21, [changed(21, unique=True)]))
+    live.give_up(20, "not_available")
+    assert live.hole is None and live.standing.mode == {"unique": True}
+    # The store has the hole by now, and what came after it perhaps, perhaps not.
+    live.restand([changed(15, slow_s=5), changed(16, frozen=True), changed(17, frozen=False)])
+    assert live.standing.mode == {"slow_s": 5, "unique": True}
