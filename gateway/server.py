@@ -180,6 +180,12 @@ class Gateway:
             ("counter", "uproar_gateway_bytes_total", "Bytes sent.", self.engine.bytes_sent),
             ("counter", "uproar_gateway_ticks_total", "Ticks that ran.", self.ticker.ticks),
             (
+                "counter",
+                "uproar_gateway_events_total",
+                "Events encoded, once per audience.",
+                self.ticker.events_encoded,
+            ),
+            (
                 "gauge", "uproar_gateway_tick_seconds", "Length of the tick now.",
                 self.ticker.length_s,
             ),

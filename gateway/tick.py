@@ -80,7 +80,7 @@ class Ticker:
         self.tick_s = tick_s
         self.length_s = tick_s  # what the tick has stretched to
         self.ticks = 0
-        self.comments_sent = 0
+        self.events_encoded = 0
         self._now = now
         self._flag = Flag()
         self._lives: dict[str, Live] = {}
@@ -182,7 +182,7 @@ class Ticker:
             skip = {session.sid for session in apart}
             for sid in self.engine.broadcast(number, frame, skip):
                 self.arrivals.lags(sid, before)
-            self.comments_sent += len(seen)
+            self.events_encoded += len(seen)
         for session in apart:
             own = [found for found in events if session.sees(found)]
             if not self.send_now(session, objects_of(own, moderator=moderator)):

@@ -3,7 +3,7 @@
 Comes in: submissions with the time, and batches read back from the log. Goes out: records to
 append, and answers. All it knows of the past (nonces, rates, what stands) it has from reading the
 log, and from the store for what is older; so a new incarnation that has read back a few minutes
-decides as the last one would have.
+decides as the last one would have (but for unique chat: texts are remembered from its start on).
 """
 
 from __future__ import annotations
