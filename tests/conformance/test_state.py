@@ -29,7 +29,7 @@ def lasts(state, stream="s", after=0):
 
 def test_an_empty_state_knows_nothing(state):
     assert state.ring("s", 0) == []
-    assert state.interest("s", NOW) == []
+    assert state.interests(["s"], NOW)[0] == []
     assert state.last(0) is None
     assert (state.connections([]), state.connections(["s", "t"])) == ([], [0, 0])
     assert state.write_rings([], NOW) == []
@@ -82,10 +82,10 @@ def test_interest_is_what_has_a_live_lease(state, state_server):
     assert other.add_interest(["a"], 1, NOW + 10) == ["a"]
     assert state.add_interest([], 1, NOW) == []
     assert state.add_interest(["a", "c"], 3, NOW + 30) == ["c"]
-    assert (state.interest("a", NOW), state.interest("b", NOW)) == ([1, 3], [3])
-    assert state.interest("a", NOW + 10.5) == [3]
+    assert (state.interests(["a"], NOW)[0], state.interests(["b"], NOW)[0]) == ([1, 3], [3])
+    assert state.interests(["a"], NOW + 10.5)[0] == [3]
     other.add_interest(["a"], 1, NOW + 40)
-    assert state.interest("a", NOW + 10.5) == [1, 3]
+    assert state.interests(["a"], NOW + 10.5)[0] == [1, 3]
     writes = [write("a", 1), write("b", 1), write("c", 1), write("a", 2)]
     assert state.write_rings(writes, NOW) == [[1, 3], [3], [3], [1, 3]]
     assert state.write_rings([write("a", 3), write("b", 2)], NOW + 35) == [[1], []]
@@ -94,7 +94,7 @@ def test_interest_is_what_has_a_live_lease(state, state_server):
 def test_interest_that_nobody_renews_leaves_no_key_behind(state_server):
     state = open_state(state_server, state__interest_lease_s=0.1)
     state.add_interest(["s"], 0, time.time() + 0.1)
-    assert state.interest("s", time.time()) == [0]
+    assert state.interests(["s"], time.time())[0] == [0]
     wait_until(lambda: state_server.client().dbsize() == 0, 5, "the key is gone")
 
 
@@ -275,7 +275,7 @@ def calls(state):
         lambda: state.active(NOW), lambda: state.describe_streams({"s": None}),
         lambda: state.active_streams(NOW),
         lambda: state.write_rings([write("s", int(time.time() * 1000))], NOW),
-        lambda: state.ring("s", 0), lambda: state.interest("s", NOW),
+        lambda: state.ring("s", 0), lambda: state.interests(["s"], NOW)[0],
         lambda: state.add_interest(["s"], 0, NOW), lambda: state.set_last(0, 1, "e"),
         lambda: state.last(0), lambda: state.lease_gateway("g", "i", {"s": 1}),
         lambda: state.connections(["s"]), state.ping,

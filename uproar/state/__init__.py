@@ -74,9 +74,6 @@ class State(Protocol):
     def ring(self, stream: str, after: int) -> list[RingEntry]:
         """Return the ring's entries with `last` above `after`, oldest first."""
 
-    def interest(self, stream: str, now: float) -> list[int]:
-        """Return the shards with a live lease on a stream (`now` in unix seconds)."""
-
     def interests(self, streams: list[str], now: float) -> list[list[int]]:
         """Return the shards with a live lease on each of the streams."""
 

@@ -88,11 +88,6 @@ class ValkeyState:
             entries: Any = self._client.xrange(f"stream:{stream}:ring", f"{after + 1}-0", "+")
         return [RingEntry(int(at.split(b"-")[0]), fields[b"b"]) for at, fields in entries]
 
-    def interest(self, stream: str, now: float) -> list[int]:
-        with errors_as(StateLost, "the state server"):
-            leases: Any = self._client.hgetall(f"stream:{stream}:interest")
-        return _live(leases, now)
-
     def interests(self, streams: list[str], now: float) -> list[list[int]]:
         keys = [f"stream:{stream}:interest" for stream in streams]
         return [_live(leases, now) for leases in self._hashes(keys)]
