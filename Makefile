@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 # What a change of means that the environment is made anew.
-INPUTS := requirements.txt pyproject.toml setup.py $(wildcard _fastpath/*.pyx _fastpath/*.pxd)
+INPUTS := requirements.txt pyproject.toml setup.py $(wildcard _fastpath/*.pyx _fastpath/*.pxd _fastpath/*.[ch])
 ARGS   ?=
 PYTEST := $(BIN)/python -m pytest
 SUITES := unit conformance integration browser chaos
@@ -122,7 +122,7 @@ screenshot: $(STAMP) chromium  ## docs/screenshot-room.png anew, from a running 
 
 clean:  ## remove the environment and everything built
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache tests/artifacts
-	rm -f _fastpath/*.c _fastpath/*.so
+	rm -f _fastpath/*.so
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
 
 clean-data:  ## remove the data directory `data`: all comments and the signing key

@@ -10,6 +10,11 @@ from pathlib import Path
 from setuptools import Extension, setup
 
 ROOT = Path(__file__).parent
+# What a module of `_fastpath` is made of beside its .pyx: C sources there, and system libraries.
+PARTS: dict[str, tuple[list[str], list[str]]] = {
+    "bare": (["bare_send.c"], []),
+    "swarm": (["swarm_loop.c"], ["z"]),
+}
 
 
 def switched_on(name: str) -> bool:
@@ -32,12 +37,18 @@ def extensions() -> list[Extension]:
         return []
     from Cython.Build import cythonize
 
+    def extension(path: Path) -> Extension:
+        parts, libraries = PARTS.get(path.stem, ([], []))
+        return Extension(
+            f"_fastpath.{path.stem}",
+            [str(path), *(f"_fastpath/{part}" for part in parts)],
+            include_dirs=["_fastpath"],
+            libraries=libraries,
+            extra_compile_args=flags(),
+        )
+
     return cythonize(
-        [
-            Extension(f"_fastpath.{path.stem}", [str(path)], extra_compile_args=flags())
-            for path in sources
-        ],
-        language_level=3,
+        [extension(path) for path in sources], language_level=3, build_dir="build/cython"
     )
 
 
