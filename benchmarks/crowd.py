@@ -34,7 +34,7 @@ class Skip(Exception):
 
 def files() -> int:
     """Return how many files a process may open."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     return hard if hard != resource.RLIM_INFINITY else 1 << 20
 
 

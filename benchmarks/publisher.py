@@ -26,7 +26,6 @@ LINES: Final = 5000
 PARTITION: Final = 0  # and the shard: there is one of each
 
 
-
 class Publisher:
     """The process that publishes, seen from the benchmark. Use it as a context."""
 
