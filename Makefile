@@ -5,13 +5,13 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 # What a change of means that the environment is made anew.
-INPUTS := requirements.txt pyproject.toml setup.py $(wildcard _fastpath/*.pyx _fastpath/*.pxd _fastpath/*.[ch])
+INPUTS := requirements.txt pyproject.toml setup.py $(wildcard $(addprefix _fastpath/*.,pyx pxd c h))
 ARGS   ?=
 PYTEST := $(BIN)/python -m pytest
 SUITES := unit conformance integration browser chaos
 
 .DEFAULT_GOAL := help
-.PHONY: conformance schemathesis screenshot help setup packages serve test $(addprefix test-,$(SUITES)) chromium lint fmt bench models clean clean-data
+.PHONY: conformance schemathesis screenshot help setup packages serve test $(addprefix test-,$(SUITES)) chromium lint fmt bench wheel models clean clean-data
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-24s %s\n", $$1, $$2}'
@@ -44,12 +44,22 @@ packages:
 	    || need python3-dev "Python's headers"; \
 	fi; \
 	command -v $${CC:-cc} >/dev/null || { need gcc "a C compiler"; need libc6-dev "the C library's headers"; }; \
-	if [ -z "$$missing" ]; then exit 0; fi; \
+	finds() { echo "#include <$$1>" | $${CC:-cc} -E -x c - >/dev/null 2>&1; }; \
+	finds zlib.h || need zlib1g-dev "zlib, which compresses"; \
+	better=""; \
+	[ "$${UPROAR_ISAL:-}" = 0 ] || finds isa-l.h || better="libisal-dev"; \
+	if [ -z "$$missing$$better" ]; then exit 0; fi; \
 	if [ "$$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then \
+	  [ -z "$$better" ] || echo "not found: $$better (compresses faster for few viewers); built without it" >&2; \
+	  [ -n "$$missing" ] || exit 0; \
 	  echo "install these Debian packages and start again: sudo apt-get install$$missing" >&2; exit 1; \
 	fi; \
-	echo "installing:$$missing"; \
-	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing
+	echo "installing:$$missing $$better"; \
+	export DEBIAN_FRONTEND=noninteractive; \
+	apt-get update -qq || [ -z "$$missing" ] || exit 1; \
+	[ -z "$$missing" ] || apt-get install -y -qq --no-install-recommends $$missing || exit 1; \
+	[ -z "$$better" ] || apt-get install -y -qq --no-install-recommends $$better \
+	  || echo "$$better can't be had here; built without it" >&2
 
 serve: $(STAMP)  ## run everything on this machine with a demo stream (ARGS="--port 9000")
 	$(BIN)/uproar serve --demo $(ARGS)
@@ -119,6 +129,13 @@ schemathesis: $(STAMP)  ## property tests of the REST API, by hand
 
 screenshot: $(STAMP) chromium  ## docs/screenshot-room.png anew, from a running demo
 	$(BIN)/python -m tests.browser.screenshot
+
+# A wheel goes to other machines, so it has in it nothing of this processor and needs no library that
+# may be missing there; UPROAR_NATIVE=1 makes one for machines like this.
+wheel: $(STAMP)  ## build a wheel into dist/ (UPROAR_NATIVE=1: for this machine's processor)
+	rm -rf dist build/lib.* build/temp.* build/bdist.*
+	UPROAR_ISAL=$(if $(filter-out 0,$(UPROAR_NATIVE)),,0) $(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-build-isolation --no-deps --wheel-dir dist .
+	@ls dist/*.whl
 
 clean:  ## remove the environment and everything built
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache tests/artifacts

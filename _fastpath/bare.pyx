@@ -5,7 +5,7 @@ from libc.stdint cimport int64_t, uint8_t
 from libc.stdlib cimport free, malloc
 
 
-cdef extern from "bare_send.h":
+cdef extern from "bare.h":
     ctypedef struct up_bare:
         int64_t sends, blocked, partial, cpu_ns, wall_ns, late_ns
     void up_bare_run(const int *sockets, size_t count, const uint8_t *data, size_t n, double rate,

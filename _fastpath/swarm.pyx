@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""The compiled swarm: `swarm_loop.c` for Python. Python starts it, asks it and stops it.
+"""The compiled swarm: `swarm.c` for Python. Python starts it, asks it and stops it.
 
 `run` gives the GIL up; only the digest of a message that nobody got before takes it again. A Swarm
 belongs to one thread.
@@ -10,7 +10,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 
-cdef extern from "swarm_loop.h":
+cdef extern from "swarm.h":
     enum: UP_BUCKETS
     ctypedef struct up_swarm
     ctypedef struct up_counts:

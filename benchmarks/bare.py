@@ -40,7 +40,7 @@ class Bare:
         return group
 
     def run(self, size: int, rate: float, rounds: int) -> dict[str, int]:
-        """Send `size` bytes to all, `rounds` times, `rate` a second; see bare_send.h."""
+        """Send `size` bytes to all, `rounds` times, `rate` a second; see bare.h."""
         found: dict[str, int] = self.child.ask(
             2 * rounds / (rate or rounds) + 120, do="run", size=size, rate=rate, rounds=rounds
         )

@@ -1,7 +1,7 @@
 """Many viewers in a process of their own: the compiled swarm, started, asked and stopped.
 
 `Crowd` is the benchmark's side, `python -m benchmarks.crowd` the process. Everything per message
-happens in C (`_fastpath/swarm_loop.c`); latencies come from the stamps in the texts
+happens in C (`_fastpath/swarm.c`); latencies come from the stamps in the texts
 (`uproar.swarm.stamp`) that its decoding members read, so both ends are on one machine.
 """
 
@@ -113,7 +113,7 @@ class Crowd:
 
         One in `decode_every` decodes everything (0: none). `raw` members shake no hands and count
         bytes. `more` are read_bytes_s, never_reads, receive_buffer, at_once, rate_s (connects a
-        second), churn, stream: see swarm_loop.h.
+        second), churn, stream: see swarm.h.
         """
         parts = urlsplit(url)
         key = base64.b64encode(secrets.token_bytes(16)).decode()

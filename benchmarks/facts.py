@@ -11,7 +11,7 @@ from typing import Final, TypeAlias
 from uproar import wire
 from uproar.swarm import stamp_of
 
-# As in _fastpath/swarm_loop.h.
+# As in _fastpath/swarm.h.
 COMMENT, HISTORICAL, PLACED, POSITION, GAP, WELCOME, TOTALS, ACK, REJECTED, OTHER = range(1, 11)
 
 Fact: TypeAlias = tuple[int, int, int, int]  # kind, offset, to, stamp in ns

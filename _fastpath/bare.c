@@ -1,5 +1,5 @@
 #define _GNU_SOURCE
-#include "bare_send.h"
+#include "bare.h"
 
 #include <sys/socket.h>
 #include <time.h>

@@ -1,5 +1,5 @@
 #define _GNU_SOURCE
-#include "swarm_loop.h"
+#include "swarm.h"
 
 #include <arpa/inet.h>
 #include <errno.h>

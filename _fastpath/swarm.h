@@ -4,8 +4,8 @@
  * A pass takes at most UP_READY sockets and one read of each. The swarm owns sockets and buffers;
  * what is passed in is copied. What a message says is found out once for all who got the same
  * bytes: the callback hands up facts, members check them. */
-#ifndef UPROAR_SWARM_LOOP_H
-#define UPROAR_SWARM_LOOP_H
+#ifndef UPROAR_SWARM_H
+#define UPROAR_SWARM_H
 #include <stddef.h>
 #include <stdint.h>
 

@@ -1,6 +1,6 @@
 /* The least that sending costs: `send` of given bytes to given sockets, and nothing else. */
-#ifndef UPROAR_BARE_SEND_H
-#define UPROAR_BARE_SEND_H
+#ifndef UPROAR_BARE_H
+#define UPROAR_BARE_H
 #include <stddef.h>
 #include <stdint.h>
 
