@@ -17,7 +17,7 @@ def run(sockets, bytes data, double rate, int64_t rounds):
     cdef size_t count = len(sockets), n = len(data), i
     cdef const uint8_t *begin = data
     cdef up_bare found
-    cdef int *numbers = <int *>malloc(max(1, count) * sizeof(int))
+    cdef int *numbers = <int *>malloc((count + 1) * sizeof(int))
     if numbers == NULL:
         raise MemoryError
     try:

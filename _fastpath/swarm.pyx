@@ -118,7 +118,7 @@ cdef class Swarm:
         cdef bytes blob = b"".join(heads)
         cdef size_t n = len(heads), i
         cdef uint64_t end = 0
-        cdef uint64_t *ends = <uint64_t *>malloc(max(1, n) * sizeof(uint64_t))
+        cdef uint64_t *ends = <uint64_t *>malloc((n + 1) * sizeof(uint64_t))
         if ends == NULL:
             raise MemoryError
         for i in range(n):

@@ -32,6 +32,11 @@ def at_most(what: str, figure: float, bound: float) -> Bar:
     return Bar(what, f"≤ {bound:g}", figure, figure <= bound)
 
 
+def at_least(what: str, figure: float, bound: float) -> Bar:
+    """Return the bar that a figure must not be below; NaN reaches none."""
+    return Bar(what, f"≥ {bound:g}", figure, figure >= bound)
+
+
 def below(what: str, figure: float, bound: float) -> Bar:
     """Return the bar that a figure must stay below."""
     return Bar(what, f"< {bound:g}", figure, figure < bound)

@@ -101,7 +101,7 @@ class Stage:
         self.crowd.reset()
         began, cpu = time.monotonic(), self.served.gateway_cpu_s()
         told = self.publisher.run(rate, seconds)
-        due = told["published"] * decoding
+        due: int = told["published"] * decoding
 
         def arrived(seen: Seen) -> bool:
             return seen.comments >= due
