@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import math
 import os
 import selectors
 import shutil
@@ -134,6 +135,15 @@ class Served:
     def gateway_cpu_s(self) -> float:
         """Return user and system CPU seconds of the first gateway so far, to the nanosecond."""
         return time.clock_gettime(~self.gateway.pid << 3 | 2)  # as clock_getcpuclockid(3) makes it
+
+    def gateway_waited_s(self) -> float:
+        """Return how long the first gateway was ready to run and had no core; NaN if unknown."""
+        tasks = Path(f"/proc/{self.gateway.pid}/task")
+        try:
+            waits = [(task / "schedstat").read_text().split()[1] for task in tasks.iterdir()]
+        except (OSError, IndexError):
+            return math.nan
+        return sum(map(int, waits)) / 1e9
 
     def memory_mb(self, role: str) -> float:
         """Return the resident memory of a role's processes now."""

@@ -71,6 +71,7 @@ class Stage:
             self._stack = stack.pop_all()
         self.crowd.reset()
         self.window = Window(self.served, self.beside)
+        self._waited = self.served.gateway_waited_s()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -122,7 +123,14 @@ class Stage:
         """Close the window that began with the stage, and say what was found."""
         share, lag_ms, said = self.crowd.limit()
         used = self.window.close()
-        figures = {**figures, "crowd, share of a core": share, "crowd, longest pass ms": lag_ms}
+        figures = {
+            **figures,
+            "gateway waited for a core, share": per(
+                self.served.gateway_waited_s() - self._waited, used.wall_s
+            ),
+            "crowd, share of a core": share,
+            "crowd, longest pass ms": lag_ms,
+        }
         limit = "; ".join(filter(None, [said, used.limit]))
         return Report(
             name, question, command, settings, figures, used.by_role, self.served.peaks_mb(),
