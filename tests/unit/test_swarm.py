@@ -53,7 +53,7 @@ def test_all_members_see_the_same_in_the_same_order(peer: Peer, swarm: Swarm) ->
     peer.add("from before")
     members = [
         swarm.add(peer.url, codec="msgpack" if index % 2 else "json", decode=index % 4 < 2,
-                  measure=index < 4)
+                  measure=index < 4, deflate=index % 3 == 0)
         for index in range(80)
     ]  # fmt: skip
     assert swarm.run(lambda: all(member.live for member in members), DEADLINE_S)
@@ -62,6 +62,7 @@ def test_all_members_see_the_same_in_the_same_order(peer: Peer, swarm: Swarm) ->
     writer.join()
     live = offsets_of(peer)[1:]
     for index, member in enumerate(members):
+        assert member.core.deflated == (index % 3 == 0)
         assert member.position == live[-1]
         assert member.repeats == 0
         assert member.recovered == [None]
