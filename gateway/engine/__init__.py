@@ -106,6 +106,14 @@ class Closed(NamedTuple):
 EngineEvent: TypeAlias = Opened | Arrived | Received | Flooded | Drained | Closed
 WsgiApp: TypeAlias = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
+# When an audience with a window gets a keyframe: a message that refers to nothing, on which those
+# who wait hop on. At once where nobody is on the window; else where somebody waits and the last one
+# is KEYFRAME_S old, or many wait (so many, and a fourth of the members) and it is HURRY_S old.
+KEYFRAME_S: Final = 5.0
+HURRY_S: Final = 1.0
+HURRY_MEMBERS: Final = 8
+HURRY_SHARE: Final = 4
+
 # Hexadecimal digits of a sid where an engine writes it into a greeting.
 SID_DIGITS: Final = 12
 
