@@ -34,15 +34,20 @@ EACH = "Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover
 class Engine:
     """The process, led from the test's thread."""
 
-    def __init__(self, kind: str, **limits: float) -> None:
+    def __init__(
+        self, kind: str, subprotocols: tuple[str, ...] = ("a.v1", "a.v2"), **limits: float
+    ) -> None:
         limits = {**LIMITS, **limits}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.unit.engine_process", kind, json.dumps(limits)],
+            [
+                sys.executable, "-m", "tests.unit.engine_process", kind, json.dumps(limits),
+                *subprotocols,
+            ],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-        )
+        )  # fmt: skip
         self._results: queue.Queue[Any] = queue.Queue()
         self._events: queue.Queue[list[Any]] = queue.Queue()
         self._seen: list[list[Any]] = []

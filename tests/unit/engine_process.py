@@ -1,6 +1,6 @@
 """An engine alone in a process of its own, led over stdin, telling what happens on stdout.
 
-    python -m tests.unit.engine_process reference '{"handshake_s": 2.0, …}'
+    python -m tests.unit.engine_process reference '{"handshake_s": 2.0, …}' a.v1 a.v2
 
 Comes in, a line each: `[method, argument…]`, payloads as text, a form as its fields, what `prepare`
 gave as its number. Goes out, a line each: the port, then `["done", result]` for each line taken,
@@ -16,6 +16,7 @@ import socket  # noqa: E402
 import sys  # noqa: E402
 from collections.abc import Iterable  # noqa: E402
 from typing import Any  # noqa: E402
+from zlib import crc32  # noqa: E402
 
 from gevent.fileobject import FileObject  # noqa: E402
 
@@ -30,8 +31,6 @@ from gateway.engine import (  # noqa: E402
     Received,
     Request,
 )
-
-SUBPROTOCOLS = ("a.v1", "a.v2")
 
 
 def tell(*what: Any) -> None:
@@ -51,7 +50,8 @@ def up(batch: list[EngineEvent]) -> None:
         elif isinstance(what, Received):
             if what.data == "raise":
                 raise RuntimeError("asked to")
-            tell("Received", what.sid, len(what.data), type(what.data).__name__)
+            data = what.data.encode() if isinstance(what.data, str) else what.data
+            tell("Received", what.sid, len(what.data), type(what.data).__name__, crc32(data))
         else:
             tell(type(what).__name__, *what)
 
@@ -66,20 +66,21 @@ def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
     return [b"ok"]
 
 
-def engine_named(name: str, limits: EngineLimits) -> Engine:
+def engine_named(name: str, limits: EngineLimits, subprotocols: tuple[str, ...]) -> Engine:
     """Return an engine that hands up to `up`."""
     if name == "fast":
         from gateway.engine.fast import FastEngine
 
-        return FastEngine(limits, SUBPROTOCOLS, up)
+        return FastEngine(limits, subprotocols, up)
     from gateway.engine.reference import ReferenceEngine
 
-    return ReferenceEngine(limits, SUBPROTOCOLS, up)
+    return ReferenceEngine(limits, subprotocols, up)
 
 
 def main() -> None:
     """Serve until stdin ends."""
-    engine = engine_named(sys.argv[1], EngineLimits(**json.loads(sys.argv[2])))
+    name, limits, *subprotocols = sys.argv[1:]
+    engine = engine_named(name, EngineLimits(**json.loads(limits)), tuple(subprotocols))
     listener = socket.create_server(("127.0.0.1", 0), backlog=256)
     listener.setblocking(False)
     engine.start(listener, app)

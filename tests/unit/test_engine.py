@@ -13,10 +13,13 @@ import struct
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
+from zlib import crc32
 
 import pytest
 
 from gateway.engine import HURRY_MEMBERS, HURRY_S, KEYFRAME_S
+from tests.unit import test_deflate, test_frames
 from tests.unit.engine_driver import (
     EACH,
     ENGINES,
@@ -57,8 +60,8 @@ def test_whole_messages_go_up_and_frames_go_down(engine: Engine) -> None:
     assert b"Sec-WebSocket-Protocol: a.v2\r\n" in client.head
     client.send(Opcode.TEXT, "é".encode())
     client.send(Opcode.BINARY, b"\0\1\2")
-    assert engine.event("Received", client.sid)[2:] == [1, "str"]
-    assert engine.event("Received", client.sid)[2:] == [3, "bytes"]
+    assert engine.event("Received", client.sid)[2:4] == [1, "str"]
+    assert engine.event("Received", client.sid)[2:4] == [3, "bytes"]
     assert engine.tell("send", client.sid, "hello") is True
     assert client.next() == Binary(b"hello"), "the subprotocol is not the engine's first"
     client.send(Opcode.PING, b"are you")
@@ -281,7 +284,7 @@ def test_a_fault_above_costs_a_batch_not_the_process(engine: Engine) -> None:
     client.send(Opcode.PING, b"alive?")
     assert client.next() == Pong(b"alive?")
     client.send(Opcode.BINARY, b"12345")
-    assert engine.event("Received", client.sid)[2:] == [5, "bytes"]
+    assert engine.event("Received", client.sid)[2:4] == [5, "bytes"]
     client.sock.close()
 
 
@@ -317,6 +320,80 @@ def test_sockets_are_let_go(engine: Engine) -> None:
         assert time.monotonic() < until, engine.tell("connections")
 
 
+# -- what comes in --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_messages_come_in_pieces_of_any_size(engine: Engine, seed: int) -> None:
+    chance = random.Random(seed)
+    client = Client(engine, "/x", WINDOW)
+    client.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    expected: list[list[Any]] = []
+    pings: list[bytes] = []
+    data = b""
+    for _ in range(60):
+        compressed = chance.random() < 0.3
+        largest = 60_000 if compressed else 65_536  # noise grows when it is compressed
+        size = chance.choice([0, 1, 3, 4, 17, 125, 126, 127, 300, 5000, 65_535, largest])
+        size = min(size, largest)
+        if chance.random() < 0.5:
+            text = "".join(chance.choices("ab é漢🎉", k=size // 4))
+            payload, opcode = text.encode(), Opcode.TEXT
+            expected.append([len(text), "str", crc32(payload)])
+        else:
+            payload, opcode = chance.randbytes(size), Opcode.BINARY
+            expected.append([size, "bytes", crc32(payload)])
+        if compressed:
+            payload = deflate.compress(payload)
+        count = chance.choice([1, 1, 2, 5])
+        cuts = sorted(chance.randrange(len(payload) + 1) for _ in range(count - 1))
+        ends = zip([0, *cuts], [*cuts, len(payload)], strict=True)
+        for number, (start, stop) in enumerate(ends):
+            if chance.random() < 0.2:
+                pings.append(chance.randbytes(chance.choice([0, 1, 125])))
+                data += encode(Opcode.PING, pings[-1], mask=chance.randbytes(4))
+            data += encode(
+                Opcode.CONTINUATION if number else opcode, payload[start:stop],
+                fin=number == count - 1, mask=chance.randbytes(4),
+                compressed=compressed and number == 0,
+            )  # fmt: skip
+    while data:
+        size = chance.choice([1, 2, 3, 7, 100, 1000, 70_000])
+        client.sock.sendall(data[:size])
+        data = data[size:]
+    for each in expected:
+        assert engine.event("Received", client.sid)[2:] == each
+    for ping in pings:
+        assert client.next() == Pong(ping)
+    assert engine.hears_nothing_of(client.sid)
+
+
+PLAIN = {name: (data, code) for name, data, code in test_frames.VIOLATIONS}
+DEFLATED = {f"{name} (deflate)": found for name, found in test_deflate.VIOLATIONS.items()}
+DEFLATED["RSV1 without an agreement"] = test_deflate.VIOLATIONS["not deflate"][0], 1002
+
+
+@pytest.mark.parametrize("name", [*PLAIN, *DEFLATED])
+def test_a_violation_closes_with_its_code_and_costs_its_sender_only(
+    engine: Engine, name: str
+) -> None:
+    data, code = {**PLAIN, **DEFLATED}[name]
+    offers = [WINDOW] if name in DEFLATED and "without" not in name else []
+    client, other = Client(engine, "/x", *offers), Client(engine)
+    before = encode(Opcode.BINARY, b"before", mask=MASK)
+    client.sock.sendall(before + data + before)
+    assert engine.event("Received", client.sid)[2:4] == [6, "bytes"]
+    last = client.next()
+    assert isinstance(last, Close)
+    assert last.code == code
+    assert last.reason, "it says why"
+    assert client.next() is None
+    assert engine.event("Closed", client.sid)[2:] == [code, 0]
+    assert engine.hears_nothing_of(client.sid, 0.005)
+    assert engine.tell("send", other.sid, "served") is True
+    assert other.next() == Text("served")
+
+
 # -- what is agreed on and how it goes out --------------------------------------------------------
 
 
@@ -349,7 +426,7 @@ def test_what_is_agreed_on(
         small = deflate.compress(b"from the client " * 20)
         for _ in range(2):
             client.sock.sendall(encode(Opcode.TEXT, small, mask=MASK, compressed=True))
-            assert engine.event("Received", client.sid)[2:] == [320, "str"]
+            assert engine.event("Received", client.sid)[2:4] == [320, "str"]
 
 
 PROSE = (
@@ -815,7 +892,7 @@ def test_messages_are_handed_up_uncounted(strict: Engine) -> None:
     for number in range(20):
         client.send(Opcode.BINARY, bytes(number))
     for number in range(20):
-        assert strict.event("Received", client.sid)[2:] == [number, "bytes"]
+        assert strict.event("Received", client.sid)[2:4] == [number, "bytes"]
 
 
 def test_fragments_are_bounded(strict: Engine) -> None:
@@ -823,7 +900,7 @@ def test_fragments_are_bounded(strict: Engine) -> None:
     piece = encode(Opcode.CONTINUATION, b"x", mask=MASK, fin=False)
     begun = encode(Opcode.BINARY, b"x", mask=MASK, fin=False)
     client.sock.sendall(begun + piece * 8 + encode(Opcode.CONTINUATION, b"x", mask=MASK))
-    assert strict.event("Received", client.sid)[2:] == [10, "bytes"]
+    assert strict.event("Received", client.sid)[2:4] == [10, "bytes"]
     client.sock.sendall(begun + piece * 10)
     message = client.next()
     assert isinstance(message, Close)
@@ -903,7 +980,7 @@ def test_a_reaction_is_counted_or_handed_up(engine: Engine) -> None:
             assert (counter, kind) == (7, "fire")
             seen += total
         try:
-            size, form = engine.event("Received", client.sid, 0.02)[2:]
+            size, form = engine.event("Received", client.sid, 0.02)[2:4]
         except queue.Empty:
             continue
         assert (size, form) == (len(payload), "str")
@@ -923,7 +1000,7 @@ def test_a_ping_command_is_answered_or_handed_up(engine: Engine) -> None:
     engine.tell("stands", audience, 4711)
     client.send(Opcode.TEXT, b'{"type":"PING"}')
     try:
-        assert engine.event("Received", client.sid, 0.5)[2:] == [15, "str"]
+        assert engine.event("Received", client.sid, 0.5)[2:4] == [15, "str"]
     except queue.Empty:
         message = client.next()
         assert isinstance(message, Text)
