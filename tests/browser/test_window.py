@@ -9,7 +9,6 @@ exactly what was meant for it.
 from __future__ import annotations
 
 import json
-import queue
 import random
 import shutil
 import subprocess
@@ -104,11 +103,8 @@ class Schedule(threading.Thread):
 
     def _admit(self, audiences: dict[str, int], members: dict[str, dict[int, str]]) -> None:
         """Let in who has connected since the last message."""
-        while True:
-            try:
-                _, sid, path, protocol, compression = self._engine.event("Opened", None, 0.001)
-            except queue.Empty:
-                return
+        while (opened := self._engine.arrived("Opened")) is not None:
+            _, sid, path, protocol, compression = opened
             self.compression.add(compression)
             name = path.removeprefix("/c/")
             backlog = " ".join(self._said[-5:])

@@ -86,6 +86,13 @@ class Engine:
                 return found
             self._seen.append(found)
 
+    def arrived(self, kind: str) -> list[Any] | None:
+        """Return the next event of a kind that is here already, None for none."""
+        try:
+            return self.event(kind, None, 0.0)
+        except queue.Empty:
+            return None
+
     def hears_nothing_of(self, sid: int, wait_s: float = 0.05) -> bool:
         """Whether nothing (more) is handed up about a session."""
         until = time.monotonic() + wait_s
