@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -75,14 +76,21 @@ class Engine:
 
         Raises queue.Empty where none comes in time.
         """
+        return self._find(lambda found: found[0] == kind and sid in (None, found[1]), wait_s)
+
+    def event_of(self, sid: int) -> list[Any]:
+        """Return the next event of a session that was not returned before."""
+        return self._find(lambda found: found[1] == sid, WAIT_S)
+
+    def _find(self, fits: Callable[[list[Any]], bool], wait_s: float) -> list[Any]:
         for found in self._seen:
-            if found[0] == kind and sid in (None, found[1]):
+            if fits(found):
                 self._seen.remove(found)
                 return found
         until = time.monotonic() + wait_s
         while True:
             found = self._events.get(timeout=max(0.001, until - time.monotonic()))
-            if found[0] == kind and sid in (None, found[1]):
+            if fits(found):
                 return found
             self._seen.append(found)
 
