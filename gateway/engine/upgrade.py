@@ -31,7 +31,7 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
 
     rfile: Any
     wsgi_input: Any
-    _extensions: str | None = None  # what was agreed on
+    _agreed = deflate.Agreement(None, "none")
     _deadline: Any = None
     _lingers = False  # the client may be sending still when its answer has gone out
 
@@ -107,7 +107,7 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
         headers = self._lower_headers()
         refusal = handshake.refusal_of(self.command, self.request_version, headers)
         try:
-            self._extensions = deflate.negotiate(headers.get("sec-websocket-extensions", ""))
+            self._agreed = deflate.negotiate(headers.get("sec-websocket-extensions", ""))
         except ValueError as error:
             refusal = refusal or handshake.bad_extensions(str(error))
         if refusal is None and engine.refuses(_address(self.client_address)):
@@ -128,8 +128,8 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
             )
             if self.chosen:
                 headers = [*headers, ("Sec-WebSocket-Protocol", self.chosen)]
-            if self._extensions:
-                headers = [*headers, ("Sec-WebSocket-Extensions", self._extensions)]
+            if self._agreed.answer:
+                headers = [*headers, ("Sec-WebSocket-Extensions", self._agreed.answer)]
         return super().start_response(status, headers, exc_info)
 
     def run_websocket(self) -> None:
@@ -144,7 +144,7 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
             self._lower_headers(),
             _address(self.client_address),
             self.chosen,
-            deflate=self._extensions is not None,
+            compression=self._agreed.compression,
         )
         self.server.engine.serve(self.socket, request, bytes(first or b""))
 
