@@ -18,9 +18,14 @@ ROOT = Path(__file__).parent
 FASTPATH = "_fastpath"
 
 # What a module needs besides its .pyx: C files of `_fastpath`, and libraries.
-SOURCES: dict[str, list[str]] = {"deflate": ["deflate.c"]}
-LIBRARIES: dict[str, list[str]] = {"deflate": ["z"]}
-WITH_ISAL = {"deflate"}  # modules with deflate.c in them
+SOURCES: dict[str, list[str]] = {
+    "deflate": ["deflate.c"],
+    "reactor": [
+        "reactor.c", "session.c", "audience.c", "frames.c", "head.c", "commands.c", "deflate.c",
+    ],
+}  # fmt: skip
+LIBRARIES: dict[str, list[str]] = {"deflate": ["z"], "reactor": ["z"]}
+WITH_ISAL = {"deflate", "reactor"}  # modules with deflate.c in them
 
 # What Cython writes is not clean under -Wextra; what we write is.
 WARNINGS = ["-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-missing-field-initializers"]
@@ -68,7 +73,10 @@ def has_isal() -> bool:
 
 def extension(module: str, *, isal: bool) -> Extension:
     """Return how a module of `_fastpath` is built."""
-    macros: list[tuple[str, str | None]] = [("UPROAR_SWITCHES", f'"{" ".join(switches())}"')]
+    macros: list[tuple[str, str | None]] = [
+        ("_GNU_SOURCE", None),
+        ("UPROAR_SWITCHES", f'"{" ".join(switches())}"'),
+    ]
     libraries = [*LIBRARIES.get(module, [])]
     if isal and module in WITH_ISAL:
         macros.append(("UPROAR_ISAL", None))

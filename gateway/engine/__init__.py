@@ -9,7 +9,9 @@ application handed over: then the same payloads go out without frames, and nothi
 
 from __future__ import annotations
 
+import os
 import socket
+import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 
@@ -137,6 +139,10 @@ class EngineLimits(NamedTuple):
 class Engine(Protocol):
     """Audiences and sids are integers of the engine's."""
 
+    connections: int  # sessions that are open
+    frames_sent: int
+    bytes_sent: int
+
     def start(self, listener: socket.socket, app: WsgiApp) -> None:
         """Serve: upgrades become sessions, everything else goes to the WSGI application."""
 
@@ -219,6 +225,12 @@ class Engine(Protocol):
 
     # -- the whole --------------------------------------------------------------------------------
 
+    def count_reactions(self, kinds: tuple[str, ...], most: int) -> None:
+        """Name the kinds of REACT that may be counted at `reacts`, and the largest count of one."""
+
+    def check_origin(self, check: bool) -> None:
+        """Say whether a viewer who names an origin is not to come up as `Arrived`."""
+
     def hold_off(self, seconds: float) -> None:
         """Accept nobody for a while: there is no time for more viewers."""
 
@@ -227,3 +239,21 @@ class Engine(Protocol):
 
     def stop(self) -> None:
         """Hang up on everybody."""
+
+
+def engine_class() -> type[Any]:
+    """Return the engine of this process: compiled where it is built, or as UPROAR_ENGINE says."""
+    wanted = os.environ.get("UPROAR_ENGINE", "")
+    if wanted not in ("", "fast", "reference"):
+        raise ValueError(f'UPROAR_ENGINE: "{wanted}" is no engine; take fast or reference')
+    if wanted != "reference" and sys.platform == "linux":
+        try:
+            from gateway.engine.fast import FastEngine
+
+            return FastEngine
+        except ImportError:
+            if wanted:
+                raise
+    from gateway.engine.reference import ReferenceEngine
+
+    return ReferenceEngine

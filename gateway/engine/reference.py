@@ -33,7 +33,7 @@ from gateway.engine import (
 )
 from gateway.engine.acceptor import Acceptor
 from gateway.engine.audience import Audience, Message
-from gateway.engine.upgrade import LINGER_S, Handler, linger
+from gateway.engine.upgrade import HTTP_SOCKETS, LINGER_S, Handler, linger
 from uproar import frames
 from uproar.logs import event
 
@@ -41,7 +41,6 @@ logger = logging.getLogger(__name__)
 
 READ_BYTES = 65_536
 DEFLATED_BYTES = 4096  # at once where they may inflate a thousandfold: 4 MiB, 8 ms
-HTTP_SOCKETS = 1000  # besides the WebSockets: REST, and handshakes under way
 WRITABLE = 2  # libev's name for it
 
 
@@ -467,6 +466,16 @@ class ReferenceEngine:
             pass
         connection.queue.clear()
         linger(connection.sock)
+
+    def count_http(self, by: int) -> None:
+        """Count connections that pywsgi has."""
+        self.sockets += by
+
+    def count_reactions(self, kinds: tuple[str, ...], most: int) -> None:
+        """Nothing is counted here: it all goes up."""
+
+    def check_origin(self, check: bool) -> None:
+        """Everybody comes up as `Opened`."""
 
     def crowded(self) -> bool:
         """Whether there are more sockets than this process means to hold."""

@@ -19,6 +19,7 @@ from gateway.engine import Handover, Request, handshake
 from uproar import deflate
 
 READ_BYTES = 65_536
+HTTP_SOCKETS = 1000  # besides the WebSockets: REST, and handshakes under way
 LINGER_S = 2.0  # from our last words to hanging up
 LINGER_BYTES = 16 << 20  # of input after them that are read and thrown away
 HTTP_WAIT_S = 30.0  # for a client to take its answer
@@ -37,7 +38,7 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
 
     def handle(self) -> None:
         engine = self.server.engine
-        engine.sockets += 1
+        engine.count_http(1)
         try:
             self.socket.settimeout(HTTP_WAIT_S)
             if engine.crowded():
@@ -47,7 +48,7 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
         except OSError:
             pass  # it is gone, or did not take its answer in time
         finally:
-            engine.sockets -= 1
+            engine.count_http(-1)
 
     def read_requestline(self) -> Any:
         limits = self.server.engine.limits
