@@ -19,10 +19,15 @@ FASTPATH = "_fastpath"
 
 # What a module needs besides its .pyx: C files of `_fastpath`, and libraries.
 SOURCES: dict[str, list[str]] = {
-    "bare": ["bare.c"], "deflate": ["deflate.c"], "swarm": ["swarm.c"],
+    "bare": ["bare.c"],
+    "deflate": ["deflate.c"],
+    "reactor": [
+        "reactor.c", "session.c", "audience.c", "frames.c", "head.c", "commands.c", "deflate.c",
+    ],
+    "swarm": ["swarm.c"],
 }  # fmt: skip
-LIBRARIES: dict[str, list[str]] = {"deflate": ["z"], "swarm": ["z"]}
-WITH_ISAL = {"deflate"}  # modules with deflate.c in them
+LIBRARIES: dict[str, list[str]] = {"deflate": ["z"], "reactor": ["z"], "swarm": ["z"]}
+WITH_ISAL = {"deflate", "reactor"}  # modules with deflate.c in them
 
 # What Cython writes is not clean under -Wextra; what we write is.
 WARNINGS = ["-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-missing-field-initializers"]
@@ -70,7 +75,10 @@ def has_isal() -> bool:
 
 def extension(module: str, *, isal: bool) -> Extension:
     """Return how a module of `_fastpath` is built."""
-    macros: list[tuple[str, str | None]] = [("UPROAR_SWITCHES", f'"{" ".join(switches())}"')]
+    macros: list[tuple[str, str | None]] = [
+        ("_GNU_SOURCE", None),
+        ("UPROAR_SWITCHES", f'"{" ".join(switches())}"'),
+    ]
     libraries = [*LIBRARIES.get(module, [])]
     if isal and module in WITH_ISAL:
         macros.append(("UPROAR_ISAL", None))

@@ -1,24 +1,28 @@
 """Arrivals: bringing a session to the live position, when it joins, resumes, or has lagged.
 
-What is sent here is for one session; from the next tick on it gets its audience's frames. Between
-working out what came before and joining the audience there is no switch of greenlets, so nothing is
-missed or doubled: events that wait for the next tick are behind `live.sent` and come with it.
+What is sent here brings a session to `live.sent`; from the next tick on it gets its audience's
+messages. Between working out what came before and joining the audience there is no switch of
+greenlets, so nothing is missed or doubled: events that wait for the next tick are behind
+`live.sent` and come with it. Viewers that ask for the same get the same backlog, encoded once.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
 import gevent
 
+from gateway.audiences import AudienceKey, sees
 from gateway.dialects import native
 from gateway.engine import Engine
 from gateway.feed import Feed
 from gateway.live import Live, Past, fold, past_of
-from gateway.session import Session
+from gateway.session import Session, Wish, name_of
 from gateway.tick import Ticker, objects_of
 from uproar import codes
+from uproar.auth import Claims
 from uproar.codes import CloseCode
 from uproar.config import Config
 from uproar.events import Event
@@ -29,6 +33,7 @@ OPEN_S = 10.0  # for a stream to come up while its first viewers wait
 AHEAD_S = 3.0  # for this gateway to catch up with a client that is ahead of it
 LOOK_S = 0.02
 COME_UP_S = 0.05  # between two looks into the store for a stream that is behind a client
+BACKLOGS: Final = 256  # encoded ones that are kept for the next who joins
 
 
 class Arrivals:
@@ -40,9 +45,11 @@ class Arrivals:
         feed: Feed,
         ticker: Ticker,
         sessions: dict[int, Session],
-        welcome: Callable[[Session, bool], native.Object],
+        welcome: Callable[[Live, Wish, Claims | None, str, bool], native.Object],
         end: Callable[[Session, CloseCode, str], None],
+        settled: Callable[[Session], None],
     ) -> None:
+        """`welcome` makes WELCOME: of (stream, wish, who, session's name, recovered)."""
         self.config = config
         self.feed = feed
         self.ticker = ticker
@@ -50,6 +57,12 @@ class Arrivals:
         self.sessions = sessions
         self.welcome = welcome
         self.end = end
+        self.settled = settled  # a session is live
+        self._backlogs: dict[tuple[int, int], tuple[int, Any]] = {}
+        self.summon: Callable[
+            [int], Session | None
+        ]  # a session by its sid, None for one that is gone
+        self.dismiss: Callable[[Session], None]  # a session that nothing need be known of any more
         self._waiting: dict[str, set[int]] = {}  # to be brought up with their stream's next tick
 
     def enter(self, session: Session) -> None:
@@ -57,12 +70,29 @@ class Arrivals:
         if not self.config.streams.open and not session.live.standing.opened:
             gevent.spawn(self._enter_opened, session)
         elif session.wish.offset is None:
-            self._wait(session)
+            if session.live.ready:
+                self._join(session, None)
+            else:
+                self._wait(session)
         else:
             # A resume may have to read the store: a greenlet of its own, while it lasts.
             gevent.spawn(self._resume, session, session.wish.offset)
         if not session.live.ready:
             gevent.spawn_later(OPEN_S, self._too_late, session)
+
+    def admit(self, sids: list[int], wish: Wish, live: Live, prefix: str) -> list[int]:
+        """Bring plain viewers of a stream that is up to its live position, all at once.
+
+        Return those that did not take what they were sent.
+        """
+        key = Session(0, prefix, wish, None, live).key()
+        nobody = name_of(prefix, 0)
+        greeting, _ = native.encode(wish.codec, [self.welcome(live, wish, None, nobody, False)])
+        # Nothing that a viewer wrote stands before it.
+        sid_at = greeting.index(nobody.encode()) + len(prefix.encode())
+        number = self.ticker.audiences.number(key)
+        backlog = self._backlog(live, key, number, wish.backlog)
+        return self.engine.admit(sids, number, greeting, sid_at, backlog)
 
     def _enter_opened(self, session: Session) -> None:
         """Take a session up once its stream is known to exist; else end it."""
@@ -100,7 +130,7 @@ class Arrivals:
 
     def lags(self, sid: int, position: int) -> None:
         """A session's queue is full; it stands at `position` and gets nothing until it drains."""
-        session = self.sessions.get(sid)
+        session = self.summon(sid)
         if session is None or session.lags_from is not None:
             return
         if self.config.gateway.overflow == "close":
@@ -133,29 +163,57 @@ class Arrivals:
 
     def _join(self, session: Session, resumed: Past | None) -> None:
         """Send WELCOME and what comes before the next tick; the session is live from here on."""
-        objects = [self.welcome(session, resumed is not None)]
+        live, wish, claims = session.live, session.wish, session.claims
+        moderator = session.moderates
+        objects = [self.welcome(live, wish, claims, session.name, resumed is not None)]
+        key = session.key()
+        number = self.ticker.audiences.number(key)
+        backlog = None
         if resumed is not None:
-            seen = _seen(session, resumed.events)
-            objects += objects_of(seen, moderator=session.moderates)
-        elif session.wish.backlog:
-            seen = _seen(session, session.live.newest())[-session.wish.backlog :]
-            objects += [
-                native.comment_object(found, historical=True, moderator=session.moderates)
-                for found in seen
-            ]
+            objects += objects_of(_seen(session, resumed.events), moderator=moderator)
+        elif wish.dialect == "native" and not (
+            claims is not None and claims.sub in live.hidden_authors()
+        ):
+            backlog = self._backlog(live, key, number, wish.backlog)
+        elif wish.backlog:
+            seen = _seen(session, live.newest())[-wish.backlog :]
+            objects += historical(seen, moderator=moderator)
         session.joining = False
-        if self.ticker.send_now(session, objects):
-            self._go_live(session)
+        session.wish = wish.kept()
+        greeting = self.ticker.encoded(session, objects, live.sent)
+        if self.engine.admit([session.sid], number, greeting, -1, backlog):
+            session.lags_from = live.sent
         else:
-            session.lags_from = session.live.sent
+            session.audience = key
+            self._settle(session)
+
+    def _backlog(self, live: Live, key: AudienceKey, number: int, most: int) -> Any:
+        """Return the newest comments as an audience sees them, as the engine sends them."""
+        if not most:
+            return None
+        kept = self._backlogs.get((number, most))
+        if kept is not None and kept[0] == live.sent:
+            return kept[1]
+        seen = [found for found in live.newest() if sees(key, found)][-most:]
+        message = None
+        if seen:
+            objects = historical(seen, moderator=key.moderates)
+            message = self.engine.prepare(number, native.encode(key.codec, objects)[0])
+        if len(self._backlogs) >= BACKLOGS:
+            self._backlogs.clear()
+        self._backlogs[number, most] = live.sent, message
+        return message
 
     def _go_live(self, session: Session) -> None:
         session.lags_from = None
         session.audience = session.key()
         self.engine.join(session.sid, self.ticker.audiences.number(session.audience))
-        waiting, session.outgoing = session.outgoing, []
-        for message in waiting:
-            self.ticker.private(session, message)
+        self._settle(session)
+
+    def _settle(self, session: Session) -> None:
+        if session.outgoing:
+            self.ticker.private_again(session)
+        self.settled(session)
 
     def _resume(self, session: Session, offset: int) -> None:
         """Fetch what a resume needs, then join.
@@ -262,6 +320,13 @@ class Arrivals:
         until = time.monotonic() + seconds
         while not condition() and time.monotonic() < until:
             gevent.sleep(LOOK_S)
+
+
+def historical(comments: Sequence[Event], *, moderator: bool) -> list[native.Object]:
+    """Return comments in the form that a backlog has them in."""
+    return [
+        native.comment_object(found, historical=True, moderator=moderator) for found in comments
+    ]
 
 
 def _seen(session: Session, events: list[Event]) -> list[Event]:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+from gateway.engine import Engine, Form
 from uproar.events import MASK_ALL, RATE_5, RATE_20, RATE_50, SHOWN, Event, Visibility
 
 RATES: Final = {"all": SHOWN, "50": RATE_50, "20": RATE_20, "5": RATE_5}
+FRAMINGS: Final = {("native", "json"): "text", ("native", "msgpack"): "binary"}
 
 
 class AudienceKey(NamedTuple):
@@ -23,6 +25,16 @@ class AudienceKey(NamedTuple):
     rate: str  # all, 50, 20 or 5 comments a second at most
     visibility: str  # viewer or moderator
 
+    @property
+    def form(self) -> Form:
+        """How the engine sends to it; a dialect that is no WebSocket goes out as it is."""
+        return Form(FRAMINGS.get((self.dialect, self.codec), "raw"), self.compression)
+
+    @property
+    def moderates(self) -> bool:
+        """Whether its members see what only moderators see."""
+        return self.visibility == "moderator"
+
 
 def sees(key: AudienceKey, event: Event) -> bool:
     """Whether an audience gets an event at all."""
@@ -34,21 +46,25 @@ def sees(key: AudienceKey, event: Event) -> bool:
 
 
 class Audiences:
-    """Numbers the audiences for the engine, and lists those of a stream."""
+    """The engine's number of each audience, and those of a stream."""
 
-    def __init__(self) -> None:
-        self._numbers: dict[AudienceKey, int] = {}
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._keys: dict[int, AudienceKey] = {}
         self._by_stream: dict[str, dict[AudienceKey, int]] = {}
-        self._next = 0
 
     def number(self, key: AudienceKey) -> int:
         """Return the engine's number of an audience, a new one for a new key."""
-        number = self._numbers.get(key)
+        numbers = self._by_stream.setdefault(key.stream, {})
+        number = numbers.get(key)
         if number is None:
-            self._next += 1
-            number = self._numbers[key] = self._next
-            self._by_stream.setdefault(key.stream, {})[key] = number
+            number = numbers[key] = self.engine.audience(key.form)
+            self._keys[number] = key
         return number
+
+    def key(self, number: int) -> AudienceKey | None:
+        """Return what an audience is of, None for a forgotten one."""
+        return self._keys.get(number)
 
     def of(self, stream: str) -> list[tuple[AudienceKey, int]]:
         """Return the audiences of a stream."""
@@ -56,5 +72,6 @@ class Audiences:
 
     def forget(self, stream: str) -> None:
         """Drop the audiences of a stream that nobody watches."""
-        for key in self._by_stream.pop(stream, {}):
-            del self._numbers[key]
+        for number in self._by_stream.pop(stream, {}).values():
+            del self._keys[number]
+            self.engine.forget(number)

@@ -11,10 +11,10 @@ import time
 from typing import Final
 
 from gateway.audiences import Audiences
-from gateway.dialects import native
+from gateway.dialects import native, sse
 from gateway.engine import Engine
 from gateway.live import Live
-from gateway.tick import shared
+from gateway.tick import ENCODERS
 from uproar.ephemeral import Said
 from uproar.state import State, StateLost
 
@@ -110,10 +110,11 @@ class Ephemeral:
             return  # the next refresh makes it good
 
     def _tell(self, live: Live, told: list[native.Object]) -> None:
-        frames: dict[tuple[str, str, str], bytes] = {}
+        payloads: dict[tuple[str, str], bytes] = {}
         for key, number in self.audiences.of(live.stream):
-            form = key.dialect, key.codec, key.compression
-            frame = frames.get(form)
-            if frame is None:
-                frame = frames[form] = shared(self.engine, key, number, told, live)
-            self.engine.broadcast(number, frame)
+            form = key.dialect, key.codec
+            payload = payloads.get(form)
+            if payload is None:
+                place = sse.Place(live.epoch, live.sent)
+                payload = payloads[form] = ENCODERS[key.dialect](key.codec, told, place)
+            self.engine.broadcast(number, payload)

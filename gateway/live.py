@@ -44,6 +44,7 @@ class Live:
         self._inbox_events = 0
         self._recent: deque[Event] = deque()
         self._newest: tuple[int, list[Event]] = (-1, [])  # at which `sent`, and the comments
+        self._hidden: tuple[list[Event], frozenset[str]] = ([], frozenset())
         self._keep_events = keep_events
         self._keep_ms = keep_ms
 
@@ -153,6 +154,14 @@ class Live:
             recent = [event for event in self._recent if event.offset <= self.sent]
             self._newest = (self.sent, comments_of([*self.backlog, *recent]))
         return self._newest[1]
+
+    def hidden_authors(self) -> frozenset[str]:
+        """Return whose comments among the newest not everybody gets: to them they are shown."""
+        comments = self.newest()
+        if self._hidden[0] is not comments:
+            hidden = frozenset(c.actor for c in comments if c.visibility or c.mask != MASK_ALL)
+            self._hidden = comments, hidden
+        return self._hidden[1]
 
     def since(self, offset: int) -> Past | None:
         """Return what lies in (offset, sent], None when it is not all kept."""

@@ -37,16 +37,16 @@ def member_of(session: Session) -> str:
 class RollCall:
     """Who is to be added to the current minute, in pieces. Sans-I/O; times are unix seconds."""
 
-    def __init__(self, everybody: Callable[[], Iterable[tuple[str, str]]]) -> None:
-        """`everybody` returns (stream, member) of all who are present."""
+    def __init__(self, everybody: Callable[[], Iterable[tuple[str, list[str]]]]) -> None:
+        """`everybody` returns (stream, members) of all who are present, in pieces."""
         self._everybody = everybody
         self._joined: dict[str, dict[str, None]] = {}
         self._waiting: deque[tuple[str, list[str]]] = deque()
         self._minute = -1
 
-    def joined(self, stream: str, member: str) -> None:
-        """Count one who has just come."""
-        self._joined.setdefault(stream, {})[member] = None
+    def joined(self, stream: str, members: list[str]) -> None:
+        """Count those who have just come."""
+        self._joined.setdefault(stream, {}).update(dict.fromkeys(members))
 
     def restart(self) -> None:
         """Call everybody again: what was said may be lost."""
@@ -61,8 +61,8 @@ class RollCall:
             self._joined.clear()
             self._waiting.clear()
             by_stream: dict[str, dict[str, None]] = {}
-            for stream, member in self._everybody():
-                by_stream.setdefault(stream, {})[member] = None
+            for stream, some in self._everybody():
+                by_stream.setdefault(stream, {}).update(dict.fromkeys(some))
             for stream, members in by_stream.items():
                 self._wait(stream, members)
         joined, self._joined = self._joined, {}
@@ -95,15 +95,20 @@ class Presence:
         gateway: str,
         incarnation: str,
         sessions: dict[int, Session],
+        plain: Callable[[], Iterable[tuple[str, list[str]]]],
         count: Callable[[], dict[str, int]],
         on_forgotten: Callable[[], None],
         refresh: Callable[[], None],
     ) -> None:
-        """`on_forgotten` says that STATE may have lost what this gateway told it."""
+        """`plain` returns the names of plain viewers, which are in no `sessions`.
+
+        `on_forgotten` says that STATE may have lost what this gateway told it.
+        """
         self.state = state
         self.gateway = gateway
         self.incarnation = incarnation
         self.sessions = sessions
+        self.plain = plain
         self.count = count
         self.on_forgotten = on_forgotten
         self.refresh = refresh  # every second, with STATE there
@@ -119,7 +124,11 @@ class Presence:
     def joined(self, session: Session) -> None:
         """Count one who has just come."""
         if not session.serves:
-            self.roll.joined(session.live.stream, member_of(session))
+            self.roll.joined(session.live.stream, [member_of(session)])
+
+    def plain_joined(self, stream: str, names: list[str]) -> None:
+        """Count plain viewers who have just come."""
+        self.roll.joined(stream, [f"s:{name}" for name in names])
 
     def run(self) -> None:
         """Tell STATE for ever; while it is away nothing is kept, all is said again after."""
@@ -178,7 +187,9 @@ class Presence:
             self.state.mark_active(new, now)
             self._marked.update(new)
 
-    def _everybody(self) -> Iterable[tuple[str, str]]:
+    def _everybody(self) -> Iterable[tuple[str, list[str]]]:
         for session in self.sessions.values():
             if not session.serves:
-                yield session.live.stream, member_of(session)
+                yield session.live.stream, [member_of(session)]
+        for stream, names in self.plain():
+            yield stream, [f"s:{name}" for name in names]

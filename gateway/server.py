@@ -16,8 +16,7 @@ from gevent.event import Event as Flag
 from gevent.threadpool import ThreadPool
 
 from gateway.dialects import native
-from gateway.engine import EngineLimits
-from gateway.engine.reference import ReferenceEngine
+from gateway.engine import Engine, EngineLimits, engine_class
 from gateway.ephemeral import Ephemeral
 from gateway.feed import Feed
 from gateway.http.app import Api
@@ -55,20 +54,25 @@ class Gateway:
         self.pool.maxsize = STORE_THREADS
         self.rest_pool = ThreadPool(STORE_THREADS)
         limits = config.limits
-        self.engine = ReferenceEngine(
+        self.viewers: Viewers
+        self.engine: Engine = engine_class()(
             EngineLimits(
                 handshake_s=limits.handshake_s,
                 handshake_bytes=limits.handshake_bytes,
                 message_bytes=limits.command_bytes,
+                fragments=limits.fragments,
                 connections=limits.connections,
                 connections_per_address=limits.connections_per_address,
                 queue_bytes=config.gateway.queue_bytes,
                 queue_s=config.gateway.queue_s,
                 idle_s=config.gateway.idle_s,
+                commands_per_second=limits.commands_per_second,
+                accepts_per_second=limits.accepts_per_second,
             ),
             native.SUBPROTOCOLS,
             lambda batch: self.viewers.on_engine(batch),
         )
+        self.engine.check_origin(bool(config.server.origins))
         self.ticker = Ticker(self.engine, config.gateway.tick_ms / 1000)
         self.link = IngestLink(
             config.ingest.address or f"unix:{config.socket('ingest')}",
@@ -90,7 +94,7 @@ class Gateway:
         verifier = Verifier.from_config(config)
         self.ephemeral = Ephemeral(state, self.engine, self.ticker.audiences, self.feed.live)
         self.feed.ephemeral = self.ephemeral
-        self.reactions = Reactions(config, state)
+        self.reactions = Reactions(config, state, self.engine)
         self.viewers = Viewers(
             config, name, verifier, self.feed, self.ticker, self.link, self.ephemeral,
             self.reactions.react,
@@ -100,11 +104,15 @@ class Gateway:
         )
         self.feed.kick = self.registry.kick
         self.presence = Presence(
-            state, name, self.incarnation, self.viewers.sessions, self.viewers.watching,
+            state, name, self.incarnation, self.viewers.sessions, self.viewers.plain_names,
+            self.viewers.watching,
             on_forgotten=self._forgotten,
             refresh=self.ephemeral.refresh,
         )  # fmt: skip
         self.viewers.joined = self._joined
+        self.viewers.crowd_joined = self.presence.plain_joined
+        self.viewers.counter = self.reactions.counter
+        self.viewers.emptied = self.reactions.emptied
         self.viewers.left = self.registry.left
         self.ticker.arrivals = self.viewers.arrivals
         self.ticker.sessions_of = self.viewers.sessions_of
@@ -153,14 +161,13 @@ class Gateway:
             gevent.signal_handler(number, self.stopping.set)
         self.stopping.wait()
         self.engine.stop_accepting()
-        drain_s = self.config.gateway.drain_s if self.viewers.sessions else 0.0
-        event(logger, "draining", sessions=len(self.viewers.sessions), seconds=drain_s)
+        drain_s = self.config.gateway.drain_s if self.viewers.count else 0.0
+        event(logger, "draining", sessions=self.viewers.count, seconds=drain_s)
         self.viewers.drain(drain_s)
         until = time.monotonic() + drain_s
-        while self.viewers.sessions and time.monotonic() < until:
+        while self.viewers.count and time.monotonic() < until:
             gevent.sleep(0.02)
-        for session in list(self.viewers.sessions.values()):
-            self.viewers.end(session, codes.GOING_AWAY, "this gateway stops; connect again")
+        self.viewers.end_all(codes.GOING_AWAY, "this gateway stops; connect again")
         gevent.sleep(0.05)
         self.reactions.flush()
         self.registry.close()
@@ -188,6 +195,10 @@ class Gateway:
             (
                 "gauge", "uproar_gateway_tick_seconds", "Length of the tick now.",
                 self.ticker.length_s,
+            ),
+            (
+                "counter", "uproar_gateway_overloads_total",
+                "Ticks that took longer than the longest tick.", self.ticker.overloads,
             ),
             ("counter", "uproar_gateway_fills_total", "Holes that were filled.", self.feed.fills),
             ("counter", "uproar_gateway_gaps_total", "Holes that became a GAP.", self.feed.gaps),

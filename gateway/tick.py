@@ -34,35 +34,38 @@ logger = logging.getLogger(__name__)
 STRETCH_MAX_S = 0.25
 QUIET_LOOK_S = 1.0  # how often audiences are looked at that may want a heartbeat
 
-# Makes a message's bytes: (engine, codec, objects, position or None, how many share it deflated).
-Encoder: TypeAlias = Callable[[Engine, str, list[native.Object], sse.Place | None, int], bytes]
-
-
-def _native(
-    engine: Engine, codec: str, objects: list[native.Object], place: sse.Place | None, sharing: int
-) -> bytes:
-    payload, text = native.encode(codec, objects)
-    return engine.frame(payload, text=text, compress=sharing)
-
-
-def _sse(
-    engine: Engine, codec: str, objects: list[native.Object], place: sse.Place | None, sharing: int
-) -> bytes:
-    return sse.encode(objects, place)
-
-
-ENCODERS: Final[dict[str, Encoder]] = {"native": _native, "sse": _sse}
+# Makes a message's payload: (codec, objects, position or None).
+Encoder: TypeAlias = Callable[[str, list[native.Object], sse.Place | None], bytes]
+ENCODERS: Final[dict[str, Encoder]] = {
+    "native": lambda codec, objects, place: native.encode(codec, objects)[0],
+    "sse": lambda codec, objects, place: sse.encode(objects, place),
+}
 # What an audience of a dialect hears after so many seconds of silence.
 HEARTBEATS: Final = {"sse": (sse.SILENCE_S, sse.heartbeat)}
 
 
-def shared(
-    engine: Engine, key: AudienceKey, number: int, objects: list[native.Object], live: Live
-) -> bytes:
-    """Return the bytes of one message to all members of an audience."""
-    sharing = engine.members(number) if key.compression == "each" else 0
-    place = sse.Place(live.epoch, live.sent)
-    return ENCODERS[key.dialect](engine, key.codec, objects, place, sharing)
+class Payloads:
+    """What a stream's audiences are sent in one tick, encoded once for all who see the same."""
+
+    def __init__(self, live: Live) -> None:
+        self._place = sse.Place(live.epoch, live.sent)
+        self._made: dict[tuple[str, str, bool, tuple[int, ...]], bytes] = {}
+        self.events_encoded = 0
+
+    def of(self, key: AudienceKey, events: list[Event]) -> bytes:
+        """Return the payload of events that an audience sees."""
+        seen = tuple(found.offset for found in events)
+        name = key.dialect, key.codec, key.moderates, seen
+        payload = self._made.get(name)
+        if payload is None:
+            if key.dialect == "native":
+                payload = native.encode_events(key.codec, events, moderator=key.moderates)
+            else:
+                objects = objects_of(events, moderator=key.moderates)
+                payload = ENCODERS[key.dialect](key.codec, objects, self._place)
+            self._made[name] = payload
+            self.events_encoded += len(events)
+        return payload
 
 
 class Ticker:
@@ -72,7 +75,7 @@ class Ticker:
         self, engine: Engine, tick_s: float, now: Callable[[], float] = time.monotonic
     ) -> None:
         self.engine = engine
-        self.audiences = Audiences()
+        self.audiences = Audiences(engine)
         self.arrivals: Arrivals
         self.sessions_of: Callable[[str, str], list[Session]]  # of a stream and a user id
         self.sanctioned: Callable[[str, Sanction], None]
@@ -81,6 +84,7 @@ class Ticker:
         self.length_s = tick_s  # what the tick has stretched to
         self.ticks = 0
         self.events_encoded = 0
+        self.overloads = 0  # ticks that took longer than the longest tick
         self._now = now
         self._flag = Flag()
         self._lives: dict[str, Live] = {}
@@ -94,6 +98,8 @@ class Ticker:
 
     def private(self, session: Session, message: native.Object) -> None:
         """Send one object to one session, with the next tick."""
+        if session.outgoing is None:
+            session.outgoing = []
         session.outgoing.append(message)
         self.private_again(session)
 
@@ -121,6 +127,11 @@ class Ticker:
             took = self._now() - last
             # Half of the time is for sending: the other half is for everything else.
             self.length_s = min(STRETCH_MAX_S, max(self.tick_s, 2 * took))
+            if took > STRETCH_MAX_S:
+                # Nobody else is let in until there is time for those who are here.
+                self.overloads += 1
+                self.length_s = took
+                self.engine.hold_off(2 * took)
 
     def tick(self) -> None:
         """Send everything that waits now."""
@@ -148,19 +159,24 @@ class Ticker:
         if not live.ready:
             return
         events, before = live.flush()
+        audiences = self.audiences.of(live.stream)
         if events:
             authors = self._authors_of_hidden(live.stream, events)
-            for key, number in self.audiences.of(live.stream):
+            payloads = Payloads(live)
+            for key, number in audiences:
                 if self.engine.members(number):
-                    self._audience(live, key, number, events, before, authors)
+                    self._audience(payloads, key, number, events, before, authors)
+            self.events_encoded += payloads.events_encoded
             for found in events:
                 if found.type == "SANCTION":
                     self.sanctioned(live.stream, found.data)
+        for _, number in audiences:
+            self.engine.stands(number, live.sent)
         self.arrivals.bring_up(live)
 
     def _audience(
         self,
-        live: Live,
+        payloads: Payloads,
         key: AudienceKey,
         number: int,
         events: list[Event],
@@ -175,17 +191,14 @@ class Ticker:
             and any(session.sees(found) and not sees(key, found) for found in events)
         ]
         seen = [found for found in events if sees(key, found)]
-        moderator = key.visibility == "moderator"
         if seen:
-            frame = shared(self.engine, key, number, objects_of(seen, moderator=moderator), live)
+            skip = [session.sid for session in apart]
             self._spoken[number] = self._now()
-            skip = {session.sid for session in apart}
-            for sid in self.engine.broadcast(number, frame, skip):
+            for sid in self.engine.broadcast(number, payloads.of(key, seen), skip):
                 self.arrivals.lags(sid, before)
-            self.events_encoded += len(seen)
         for session in apart:
             own = [found for found in events if session.sees(found)]
-            if not self.send_now(session, objects_of(own, moderator=moderator)):
+            if not self.send_now(session, objects_of(own, moderator=key.moderates)):
                 self.arrivals.lags(session.sid, before)
 
     def _authors_of_hidden(self, stream: str, events: list[Event]) -> list[Session]:
@@ -202,21 +215,23 @@ class Ticker:
 
         With it the session has got everything up to `live.sent`.
         """
-        return self._send(session, objects, sse.Place(session.live.epoch, session.live.sent))
+        return self.engine.send(session.sid, self.encoded(session, objects, session.live.sent))
 
-    def _send(
-        self, session: Session, objects: list[native.Object], place: sse.Place | None
-    ) -> bool:
-        # What is for one viewer goes as it is: no secrets beside text that an attacker chose.
+    def encoded(
+        self, session: Session, objects: list[native.Object], position: int | None
+    ) -> bytes:
+        """Return a message for one session; `position` where it has got everything up to there."""
         wish = session.wish
-        frame = ENCODERS[wish.dialect](self.engine, wish.codec, objects, place, 0)
-        return self.engine.send(session.sid, frame)
+        place = sse.Place(session.live.epoch, position) if position is not None else None
+        return ENCODERS[wish.dialect](wish.codec, objects, place)
 
     def _send_private(self, session: Session) -> None:
-        objects, session.outgoing = session.outgoing, []
-        if objects and not self._send(session, objects, None):
+        objects, session.outgoing = session.outgoing, None
+        if objects and not self.engine.send(session.sid, self.encoded(session, objects, None)):
             # It lags: its acknowledgements wait with it, bounded.
             session.outgoing = objects[-100:]
+        else:
+            self.arrivals.dismiss(session)
 
     def hearten(self, now: float) -> None:
         """Tell the audiences whose dialect wants it, and that heard nothing for long, of it."""

@@ -1,22 +1,37 @@
-"""Viewers: sessions from handshake to end. Who may come in, where they begin, what they ask for."""
+"""Viewers: sessions from handshake to end. Who may come in, where they begin, what they ask for.
+
+A plain viewer (no token, live, nothing owed) is known to the engine only, and counted here; it is
+summoned as a `Session` when something happens to it alone, and dismissed when that is over.
+"""
 
 from __future__ import annotations
 
-import heapq
 import logging
 import secrets
 import time
-from collections.abc import Callable
-from typing import Any
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any, Final
 
 from gateway.arrivals import Arrivals
 from gateway.commands import BadCommand, Command, CommentCommand, ReactCommand, parse
 from gateway.dialects import native
-from gateway.engine import Closed, Drained, Engine, EngineEvent, Opened, Pinged, Received, Request
+from gateway.engine import (
+    Arrived,
+    Closed,
+    Drained,
+    Engine,
+    EngineEvent,
+    Flooded,
+    Opened,
+    Received,
+    Request,
+)
 from gateway.ephemeral import Ephemeral
 from gateway.feed import Feed
 from gateway.live import Live
-from gateway.session import Refused, Session, SessionNames, check_origin, claims_of, wish_of
+from gateway.session import Refused, Session, Wish, check_origin, claims_of, name_of, wish_of
 from gateway.tick import Ticker
 from uproar import codes, ids
 from uproar.auth import Claims, Verifier
@@ -27,6 +42,9 @@ from uproar.ipc import Answer, Draft, IngestLink, Traits
 from uproar.logs import event
 
 logger = logging.getLogger(__name__)
+
+EXPIRY_STEP_S: Final = 4  # sessions whose tokens expire within so many seconds are kept together
+WISHES: Final = 10_000  # different ones that are remembered, so that sessions share them
 
 
 class Viewers:
@@ -52,22 +70,32 @@ class Viewers:
         self.ephemeral = ephemeral
         self.react = react
         self.joined: Callable[[Session], None]
+        self.crowd_joined: Callable[[str, list[str]], None]  # the names of plain viewers
         self.left: Callable[[Session], None]
-        self.sessions: dict[int, Session] = {}
-        self.by_stream: dict[str, set[int]] = {}
+        self.counter: Callable[[str], int]  # at which the engine counts a stream's reactions
+        self.emptied: Callable[[str], None]  # nobody is left on a stream
+        self.sessions: dict[int, Session] = {}  # all but plain viewers
+        self.crowd: Counter[str] = Counter()  # plain viewers of each stream
+        self._present: Counter[str] = Counter()  # sessions of each stream, all kinds
+        self._serving: Counter[str] = Counter()  # services among them
+        self._users: dict[str, dict[str, list[Session] | Session]] = {}
         self._no_reactions = dict.fromkeys(config.reactions.kinds, 0)
-        self._by_user: dict[tuple[str, str], set[int]] = {}
-        self.names = SessionNames(gateway, secrets.token_hex(3))
-        self.arrivals = Arrivals(config, feed, ticker, self.sessions, self._welcome, self.end)
-        self._expiries: list[tuple[int, int]] = []  # heap: (unix s, sid)
+        self.prefix = f"{gateway}-{secrets.token_hex(3)}-"
+        self.arrivals = Arrivals(
+            config, feed, ticker, self.sessions, self._welcome, self.end, self.settled
+        )
+        self.arrivals.summon, self.arrivals.dismiss = self.summon, self.dismiss
+        self._wishes: dict[Wish, Wish] = {}
+        self._expiries: dict[int, array[int]] = {}  # unix s // EXPIRY_STEP_S → sids
         self._per_minute: dict[str, int] = {
             role: getattr(config.limits.per_minute, role)
             for role in ("viewer", "vip", "moderator", "broadcaster", "service")
         }
         self._actions: dict[type[Any], Callable[[Any], None]] = {
             Opened: self._opened,
+            Arrived: self._arrived,
             Received: self._received,
-            Pinged: self._pinged,
+            Flooded: self._flooded,
             Drained: lambda what: self.arrivals.drained(what.sid),
             Closed: self._closed,
         }
@@ -80,7 +108,9 @@ class Viewers:
             except Exception:
                 # A fault of ours costs the connection it is about, not the rest of the batch.
                 event(logger, "engine_event_failed", level=logging.ERROR, exc_info=True)
-                self.engine.close(what.sid, codes.INTERNAL_ERROR.code, "a fault of ours")
+                for sid in what.sids if isinstance(what, Arrived) else [what.sid]:
+                    self.summon(sid)  # who is closed is known here to its end
+                    self.engine.close(sid, codes.INTERNAL_ERROR.code, "a fault of ours")
 
     # -- coming and going -------------------------------------------------------------------------
 
@@ -95,39 +125,135 @@ class Viewers:
         check_origin(request, self.config.server.origins)
         wish = wish_of(request, gateway.backlog_default, gateway.backlog_max)
         claims = claims_of(wish, self.verifier.check)
+        if wish.offset is None:
+            wish = self._shared(wish)
         live = self.feed.watch(wish.stream)
-        session = Session(sid, self.names.next(), wish, claims, live)
+        session = Session(sid, self.prefix, wish, claims, live)
         self.sessions[sid] = session
-        self.by_stream.setdefault(wish.stream, set()).add(sid)
-        self.joined(session)
+        self._present[wish.stream] += 1
         if claims is not None:
-            self._by_user.setdefault((wish.stream, claims.sub), set()).add(sid)
-        if claims is not None and claims.expires is not None:
-            heapq.heappush(self._expiries, (claims.expires, sid))
-            if len(self._expiries) > 2 * len(self.sessions) + 1000:
-                # Those who left long before their token does.
-                self._expiries = [e for e in self._expiries if e[1] in self.sessions]
-                heapq.heapify(self._expiries)
+            self._identified(session, claims)
+        self.joined(session)
         self.arrivals.enter(session)
+
+    def _shared(self, wish: Wish) -> Wish:
+        """Return an equal wish without the token, the same object for many sessions."""
+        wish = wish.kept()
+        found = self._wishes.get(wish)
+        if found is None:
+            if len(self._wishes) >= WISHES:
+                self._wishes.clear()
+            found = self._wishes[wish] = wish
+        return found
+
+    def _identified(self, session: Session, claims: Claims) -> None:
+        """Find a session again by its user, and when its token expires."""
+        stream, sid = session.wish.stream, session.sid
+        users = self._users.setdefault(stream, {})
+        known = users.get(claims.sub)
+        if known is None:
+            users[claims.sub] = session  # most users have one session
+        elif isinstance(known, list):
+            known.append(session)
+        else:
+            users[claims.sub] = [known, session]
+        if claims.expires is not None:
+            step = claims.expires // EXPIRY_STEP_S
+            self._expiries.setdefault(step, array("Q")).append(sid)
+        if claims.role == "service":
+            self._serving[stream] += 1
+            self.engine.exempt(sid)
+
+    def _arrived(self, what: Arrived) -> None:
+        """Let plain viewers in who ask for the same."""
+        gateway = self.config.gateway
+        try:
+            check_origin(what.request, self.config.server.origins)
+            wish = wish_of(what.request, gateway.backlog_default, gateway.backlog_max)
+        except Refused as refusal:
+            for sid in what.sids:
+                self.engine.close(sid, refusal.code.code, refusal.reason)
+            return
+        live = self.feed.watch(wish.stream)
+        if not live.ready or not (self.config.streams.open or live.standing.opened):
+            for sid in what.sids:
+                self._opened(Opened(sid, what.request))
+            return
+        full = self.arrivals.admit(what.sids, wish, live, self.prefix)
+        # Who has gone meanwhile is in no audience, and will be told of as one of nobody's.
+        sids = [sid for sid in what.sids if self.engine.audience_of(sid)] + full
+        self._present[wish.stream] += len(sids)
+        self.crowd[wish.stream] += len(sids) - len(full)
+        self.crowd_joined(wish.stream, [name_of(self.prefix, sid) for sid in sids])
+        for sid in full:
+            session = self.sessions[sid] = Session(sid, self.prefix, wish, None, live)
+            session.joining = False
+            session.lags_from = live.sent
+
+    def summon(self, sid: int) -> Session | None:
+        """Return a session, made anew for a plain viewer; None for one that is gone."""
+        session = self.sessions.get(sid)
+        if session is not None:
+            return session
+        key = self.ticker.audiences.key(self.engine.audience_of(sid))
+        if key is None:
+            return None
+        live = self.feed.live[key.stream]
+        session = self.sessions[sid] = Session.member(sid, self.prefix, key, live)
+        self.crowd[key.stream] -= 1
+        return session
+
+    def settled(self, session: Session) -> None:
+        """A session is live."""
+        claims = session.claims
+        if claims is not None and claims.sub not in session.live.standing.bans:
+            self.engine.reacts(session.sid, self.counter(session.wish.stream))
+        self.dismiss(session)
+
+    def dismiss(self, session: Session) -> None:
+        """Leave a viewer to the engine, if nothing need be known of it here."""
+        sid = session.sid
+        # One that has gone meanwhile is told of as nobody's unless it is known here.
+        if session.plain and sid in self.sessions and self.engine.audience_of(sid):
+            del self.sessions[sid]
+            self.crowd[session.wish.stream] += 1
 
     def _closed(self, what: Closed) -> None:
         session = self.sessions.pop(what.sid, None)
-        if session is None:
-            return
-        stream = session.live.stream
-        self.left(session)
-        if session.claims is not None:
-            mine = self._by_user.get((stream, session.claims.sub), set())
-            mine.discard(what.sid)
-            if not mine:
-                self._by_user.pop((stream, session.claims.sub), None)
-        members = self.by_stream.get(stream, set())
-        members.discard(what.sid)
-        self.arrivals.forget(what.sid, stream)
-        if not members:
-            self.by_stream.pop(stream, None)
+        if session is not None:
+            stream = session.wish.stream
+            self.left(session)
+            self._unidentified(session)
+            self.arrivals.forget(what.sid, stream)
+        else:
+            key = self.ticker.audiences.key(what.audience)
+            if key is None:
+                return  # it was refused, and never one of ours
+            stream = key.stream
+            self.crowd[stream] -= 1
+        self._present[stream] -= 1
+        if not self._present[stream]:
+            for counts in (self._present, self._serving, self.crowd):
+                counts.pop(stream, None)
+            self._users.pop(stream, None)
             self.ticker.audiences.forget(stream)
+            self.emptied(stream)
             self.feed.unwatch(stream)
+
+    def _unidentified(self, session: Session) -> None:
+        claims, stream = session.claims, session.wish.stream
+        if claims is None:
+            return
+        if claims.role == "service":
+            self._serving[stream] -= 1
+        users = self._users.get(stream, {})
+        known = users.get(claims.sub)
+        if isinstance(known, list):
+            known.remove(session)
+            if len(known) == 1:
+                users[claims.sub] = known[0]
+        elif known is session:
+            del users[claims.sub]
 
     def end(self, session: Session, code: CloseCode, reason: str) -> None:
         """Close a session with a code of the table."""
@@ -136,15 +262,28 @@ class Viewers:
 
     def expire(self, now: float) -> None:
         """Close the sessions whose token has expired (`now` in unix seconds)."""
-        while self._expiries and self._expiries[0][0] + self.config.auth.leeway_s < now:
-            _, sid = heapq.heappop(self._expiries)
-            session = self.sessions.get(sid)
-            if session is not None:
-                self.end(session, codes.UNAUTHORIZED, "the token has expired; get a new one")
+        gone = now - self.config.auth.leeway_s
+        for step in sorted(self._expiries):
+            if step * EXPIRY_STEP_S >= gone:
+                return
+            left = array("Q")
+            for sid in self._expiries.pop(step):
+                session = self.sessions.get(sid)
+                if session is None or session.claims is None or session.claims.expires is None:
+                    continue
+                if session.claims.expires < gone:
+                    self.end(session, codes.UNAUTHORIZED, "the token has expired; get a new one")
+                else:
+                    left.append(sid)
+            if left:
+                self._expiries[step] = left
 
     def sessions_of(self, stream: str, user_id: str) -> list[Session]:
         """Return a user's sessions on a stream."""
-        return [self.sessions[sid] for sid in self._by_user.get((stream, user_id), ())]
+        known = self._users.get(stream, {}).get(user_id)
+        if known is None:
+            return []
+        return list(known) if isinstance(known, list) else [known]
 
     def sanctioned(self, stream: str, sanction: Sanction) -> None:
         """Close the sessions of somebody who was banned; a timeout only stops the writing."""
@@ -156,25 +295,59 @@ class Viewers:
 
     def broken(self, stream: str) -> None:
         """Close a stream's sessions after a fault of ours: they come back and resume."""
-        for sid in list(self.by_stream.get(stream, ())):
-            self.end(self.sessions[sid], codes.INTERNAL_ERROR, "a fault of ours; connect again")
+        for session in self._everybody(stream):
+            self.end(session, codes.INTERNAL_ERROR, "a fault of ours; connect again")
+
+    def _everybody(self, stream: str) -> list[Session]:
+        """Return all sessions of a stream, plain viewers summoned."""
+        for _, number in self.ticker.audiences.of(stream):
+            for sid in self.engine.sids(number):
+                self.summon(sid)
+        return [found for found in self.sessions.values() if found.wish.stream == stream]
 
     def watching(self) -> dict[str, int]:
         """Return how many sessions watch each stream; services work, they do not watch."""
         return {
-            stream: sum(not self.sessions[sid].serves for sid in sids)
-            for stream, sids in self.by_stream.items()
+            stream: count - self._serving.get(stream, 0) for stream, count in self._present.items()
         }
+
+    @property
+    def count(self) -> int:
+        """How many sessions there are, of all streams and kinds."""
+        return len(self.sessions) + self.crowd.total()
+
+    def plain_names(self) -> Iterator[tuple[str, list[str]]]:
+        """Return the names of plain viewers, by stream."""
+        for stream in list(self.crowd):
+            for _, number in self.ticker.audiences.of(stream):
+                yield (
+                    stream,
+                    [
+                        name_of(self.prefix, sid)
+                        for sid in self.engine.sids(number)
+                        if sid not in self.sessions
+                    ],
+                )
+
+    def end_all(self, code: CloseCode, reason: str) -> None:
+        """Close everybody's session."""
+        for stream in list(self.crowd):
+            self._everybody(stream)
+        for session in list(self.sessions.values()):
+            self.end(session, code, reason)
 
     def drain(self, seconds: float) -> None:
         """Tell everybody to connect elsewhere, spread over `seconds`."""
+        for stream in list(self.crowd):
+            self._everybody(stream)
         sessions = list(self.sessions.values())
         for number, session in enumerate(sessions):
             after_ms = int(1000 * seconds * number / max(1, len(sessions)))
             self.ticker.private(session, {"type": "RECONNECT", "after_ms": after_ms})
 
-    def _welcome(self, session: Session, recovered: bool) -> native.Object:
-        live, claims, wish = session.live, session.claims, session.wish
+    def _welcome(
+        self, live: Live, wish: Wish, claims: Claims | None, name: str, recovered: bool
+    ) -> native.Object:
         user = None
         per_minute: int | None = None
         remaining: int | None = None
@@ -192,7 +365,7 @@ class Viewers:
             "stream": live.stream,
             "epoch": live.epoch,
             "offset": wish.offset if recovered else live.sent,
-            "session": session.name,
+            "session": name,
             "user": user,
             "mode": live.standing.mode,
             "pinned": native.pinned_object(pinned) if pinned is not None else None,
@@ -213,7 +386,7 @@ class Viewers:
     # -- commands ---------------------------------------------------------------------------------
 
     def _received(self, what: Received) -> None:
-        session = self.sessions.get(what.sid)
+        session = self.summon(what.sid)
         if session is None or session.ended:
             return
         if isinstance(what.data, str) != (session.wish.codec == "json"):
@@ -222,22 +395,20 @@ class Viewers:
             self.end(session, codes.UNSUPPORTED_DATA, reason)
             return
         for command in parse(what.data):
-            if not self._admits(session):
+            if not self.engine.charge(session.sid):
+                self._end_flood(session)
                 return
             self._command(session, command)
+        self.dismiss(session)
 
-    def _pinged(self, what: Pinged) -> None:
-        session = self.sessions.get(what.sid)
+    def _flooded(self, what: Flooded) -> None:
+        session = self.summon(what.sid)
         if session is not None and not session.ended:
-            self._admits(session)
+            self._end_flood(session)
 
-    def _admits(self, session: Session) -> bool:
-        """Count one command or ping; a session that sends too many is closed."""
+    def _end_flood(self, session: Session) -> None:
         limit = self.config.limits.commands_per_second
-        if session.serves or session.counts_command(int(time.monotonic()), limit):
-            return True
         self.end(session, codes.TOO_MANY_COMMANDS, f"at most {limit} commands a second")
-        return False
 
     def _command(self, session: Session, command: Command | BadCommand) -> None:
         if isinstance(command, CommentCommand):

@@ -381,6 +381,7 @@ class ClientCore:
         """Judge the answer to the handshake; go on to OPEN or to CLOSED."""
         status, headers = _parse_head(head)
         fault = ""
+        context = False  # whether the server's messages may refer to one another
         if status != 101:
             after = headers.get("retry-after", "")
             after_s = float(after) if after.isdigit() else 0.0
@@ -399,10 +400,13 @@ class ClientCore:
         elif headers.get("sec-websocket-protocol") != self.codec.subprotocol:
             fault = f"it does not choose {self.codec.subprotocol}"
         elif "sec-websocket-extensions" in headers:
-            chosen = headers["sec-websocket-extensions"]
-            unasked = "it chooses an extension that was not offered"
-            fault = accepted(chosen) if self._offers else unasked
-            self.deflated = not fault
+            try:
+                if not self._offers:
+                    raise ValueError("it chooses an extension that was not offered")
+                context = accepted(headers["sec-websocket-extensions"])
+                self.deflated = True
+            except ValueError as error:
+                fault = str(error)
         if fault:
             self._end(
                 Closed(1006, f"the handshake's answer is wrong: {fault}", Retry.NEVER),
@@ -410,7 +414,9 @@ class ClientCore:
             )
             return
         if self.deflated:
-            self._parser = FrameParser(role="client", max_message=MAX_MESSAGE, deflate=True)
+            self._parser = FrameParser(
+                role="client", max_message=MAX_MESSAGE, deflate=True, context=context
+            )
         self.state = State.OPEN
 
     def _welcomed(self, event: Event, now: float) -> None:

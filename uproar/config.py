@@ -102,6 +102,8 @@ class Limits(_Section):
     handshake_bytes: Annotated[int, Meta(ge=1024, le=65_536)] = 16_384  # request head
     connections: Positive = 18_000  # per gateway process; files per process are often 20,000
     connections_per_address: Positive = 18_000  # loopback and proxies hold everybody
+    fragments: Positive = 4096  # pieces of one message
+    accepts_per_second: Positive = 10_000  # per gateway process; more wait in the listen queue
 
 
 class Log(_Section):

@@ -1,25 +1,31 @@
-"""permessage-deflate without sockets (RFC 7692), without context takeover in either direction.
+"""permessage-deflate without sockets (RFC 7692): what is agreed on, and payloads small and large.
 
 Comes in: the extension header of a handshake, and payloads. Goes out: the answer's header, and
-payloads smaller or larger, or the reason why not. No message refers to another, so the bytes of one
-are right for every connection that agreed, and a connection costs no memory between messages.
+payloads smaller or larger, or the reason why not. A client's messages never refer to one another. A
+server's may, in a `Window`: one deflate stream that a whole audience shares, so the bytes of one
+message are right for everybody who got all compressed messages since a keyframe. So a connection
+costs the server no memory between messages, whatever was agreed on.
 """
 
 from __future__ import annotations
 
 import re
 import zlib
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 EXTENSION: Final = "permessage-deflate"
-OFFER: Final = f"{EXTENSION}; server_no_context_takeover; client_no_context_takeover"
+OFFER: Final = f"{EXTENSION}; client_no_context_takeover"
 WINDOW_BITS: Final = 15  # of ours; a client that can't hold 32 KiB is answered without deflate
 
 # Below this nothing is worth it: a tick of one comment as JSON (187 bytes) becomes 20 % smaller, as
 # msgpack (69 bytes) 8 %, for 10 us here and an inflate at each viewer. `benchmarks bytes`.
 MIN_BYTES: Final = 200
-# Level 6 makes 60 comments 10 % smaller than level 1 for 35 us more, and 5 or fewer no smaller.
-# From so many viewers on, sending takes longer than that. Level 9 gained nothing in 200 us.
+# In a window the same ticks become 36 and 28 bytes, and a VIEWERS or COMMENT_DELETED that came
+# before 5. What is smaller than this (msgpack of those) grows by some bytes where it is new.
+WINDOW_MIN_BYTES: Final = 32
+# Level 6 makes 60 comments 10 % smaller than level 1 for 35 us more, and 5 or fewer no smaller; in
+# a window, ticks of any size by 10 to 18 %. From so many viewers on, sending takes longer than
+# that. Level 9 gained nothing (in a window 1 %) for twice the time.
 MANY: Final = 16
 LEVEL_FEW: Final = 1
 LEVEL_MANY: Final = 6
@@ -32,6 +38,13 @@ _TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _QUOTED: Final = re.compile(r'"((?:[^"\\\x00-\x1f\x7f]|\\[\x20-\x7e])*)"')
 _SPACE: Final = re.compile(r"[ \t]*")
 _BITS: Final = re.compile(r"[89]|1[0-5]")
+
+
+class Agreement(NamedTuple):
+    """What a handshake came to."""
+
+    answer: str | None  # the header of the response; None: no such header
+    compression: str  # `none`, `each` (no message refers to another) or `window`
 
 
 class DeflateError(Exception):
@@ -70,33 +83,40 @@ def parse(header: str) -> list[Offer]:
             raise ValueError(f"a comma is missing before {scan.rest}")
 
 
-def negotiate(header: str) -> str | None:
-    """Return the server's answer to the offers of a client, None for none of them.
+def negotiate(header: str) -> Agreement:
+    """Return the server's answer to the offers of a client; the first that can be taken is.
 
-    The first one that can be taken is. Raises ValueError for a malformed header.
+    Raises ValueError for a malformed header.
     """
     for name, parameters in parse(header):
         if name == EXTENSION and _takes(parameters, least_bits=WINDOW_BITS):
-            # One that names the server's window wants to read it in the answer.
-            bits = f"; server_max_window_bits={WINDOW_BITS}"
-            return OFFER + (bits if "server_max_window_bits" in parameters else "")
-    return None
+            alone = "server_no_context_takeover" in parameters
+            answer = EXTENSION
+            if alone:
+                answer += "; server_no_context_takeover"
+            answer += "; client_no_context_takeover"
+            if "server_max_window_bits" in parameters:
+                # One that names the server's window wants to read it in the answer.
+                answer += f"; server_max_window_bits={WINDOW_BITS}"
+            return Agreement(answer, "each" if alone else "window")
+    return Agreement(None, "none")
 
 
-def accepted(header: str) -> str:
-    """Return what is wrong with a server's answer to OFFER, nothing where it is right."""
+def accepted(header: str) -> bool:
+    """Return whether messages may refer to earlier ones by a server's answer to OFFER.
+
+    Raises ValueError with what is wrong with the answer.
+    """
     try:
         found = parse(header)
     except ValueError as error:
-        return f"its extensions are malformed: {error}"
+        raise ValueError(f"its extensions are malformed: {error}") from None
     if len(found) != 1 or found[0][0] != EXTENSION:
-        return "it chooses an extension that was not offered"
+        raise ValueError("it chooses an extension that was not offered")
     parameters = found[0][1]
-    if "server_no_context_takeover" not in parameters:
-        return "it wants messages to refer to earlier ones, which was not offered"
     if "client_max_window_bits" in parameters or not _takes(parameters, least_bits=8):
-        return "its parameters of permessage-deflate are not what was offered"
-    return ""
+        raise ValueError("its parameters of permessage-deflate are not what was offered")
+    return "server_no_context_takeover" not in parameters
 
 
 def _takes(parameters: dict[str, str | None], *, least_bits: int) -> bool:
@@ -179,6 +199,34 @@ def compress(payload: bytes, level: int = LEVEL_MANY) -> bytes:
     return deflater.compress(payload) + deflater.flush(zlib.Z_SYNC_FLUSH)[:-4]
 
 
+class Window:
+    """One deflate stream whose messages many connections get.
+
+    Who starts reading at a keyframe, and gets every message from there on, reads them all; whatever
+    else comes to it compressed in between spoils that. The first message is a keyframe always. The
+    compiled twin is `_fastpath/deflate.h`.
+    """
+
+    __slots__ = ("_deflater",)
+
+    def __init__(self) -> None:
+        self._deflater: zlib._Compress | None = None
+
+    def message(self, payload: bytes, level: int, *, keyframe: bool = False) -> bytes:
+        """Return the next message's payload, for a frame with RSV1.
+
+        A keyframe refers to nothing before it. `level` counts from a keyframe to the next: Python's
+        zlib can't change it in between.
+        """
+        deflater = self._deflater
+        if keyframe or deflater is None:
+            # A new stream goes on where the last sync flush ended, at a whole byte. It is a full
+            # flush without the 5 bytes that say so.
+            deflater = zlib.compressobj(level, zlib.DEFLATED, -WINDOW_BITS)
+            self._deflater = deflater
+        return deflater.compress(payload) + deflater.flush(zlib.Z_SYNC_FLUSH)[:-4]
+
+
 def level_for(sharing: int) -> int:
     """Return the level for a message that so many viewers get."""
     return LEVEL_MANY if sharing >= MANY else LEVEL_FEW
@@ -204,3 +252,33 @@ def inflate(data: bytes, limit: int) -> bytes:
     if not inflater.eof or inflater.unused_data not in (b"", b"\x00" + _TAIL + _LAST):
         raise DeflateError("a compressed message that is cut off or goes on behind its end")
     return payload
+
+
+class Inflater:
+    """Reads the compressed messages of one sender, which may refer to earlier ones."""
+
+    __slots__ = ("_inflater",)
+
+    def __init__(self) -> None:
+        self._inflater = zlib.decompressobj(-WINDOW_BITS)
+
+    def message(self, data: bytes, limit: int) -> bytes:
+        """Return the next message's payload, as `inflate` does; after an error nothing is right."""
+        inflater = self._inflater
+        try:
+            payload = inflater.decompress(data + _TAIL, limit + 1)
+            if len(payload) > limit:
+                raise TooBig(f"a message that inflates to more than {limit} bytes")
+            if inflater.eof:
+                # It closes its stream; a new one, which knows nothing of this, follows.
+                if inflater.unused_data != b"\x00" + _TAIL:
+                    raise DeflateError("a compressed message that goes on behind its end")
+                self._inflater = zlib.decompressobj(-WINDOW_BITS)
+            else:
+                # Only a copy may be told that the stream ends here. It costs 3 us.
+                probe = inflater.copy()
+                if probe.decompress(_LAST, 1) or not probe.eof:
+                    raise DeflateError("a compressed message that is cut off")
+        except zlib.error as error:
+            raise DeflateError(f"a compressed message that can't be inflated ({error})") from None
+        return payload

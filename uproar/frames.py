@@ -13,7 +13,7 @@ from enum import IntEnum
 from struct import Struct
 from typing import Final, Literal, NamedTuple, TypeAlias
 
-from uproar.deflate import DeflateError, TooBig, inflate
+from uproar.deflate import DeflateError, Inflater, TooBig, inflate
 
 
 class Opcode(IntEnum):
@@ -144,6 +144,8 @@ class FrameParser:
     whole or in fragments, has at most `max_message` bytes; a larger one is refused as soon as a
     header announces it. So no more is held than one message and the bytes of one `feed`. With
     `deflate` a message may come compressed; inflated it has at most `max_message` bytes as well.
+    With `context` it may refer to the compressed ones before it, which costs some 40 KB; what comes
+    uncompressed in between is not among them.
 
     The first error stands in `error`: the `feed` that met it returns the messages before it, and
     every later `feed` raises it. After a Close input is ignored.
@@ -156,6 +158,7 @@ class FrameParser:
         "_decoder",
         "_deflate",
         "_fragments",
+        "_inflater",
         "_max_fragments",
         "_max_message",
         "_need",
@@ -174,12 +177,14 @@ class FrameParser:
         max_message: int,
         max_fragments: int = 4096,
         deflate: bool = False,
+        context: bool = False,
     ) -> None:
         self.error: ProtocolError | None = None
         self._server = role == "server"
         self._max_message = max_message
         self._max_fragments = max_fragments
         self._deflate = deflate
+        self._inflater = Inflater() if deflate and context else None
         self._buffer = bytearray()
         self._need = 2  # bytes that the buffer must hold before looking again is worth it
         self._closed = False
@@ -300,6 +305,8 @@ class FrameParser:
 
     def _inflate(self, payload: bytes) -> bytes:
         try:
+            if self._inflater is not None:
+                return self._inflater.message(payload, self._max_message)
             return inflate(payload, self._max_message)
         except TooBig as error:
             raise ProtocolError(1009, str(error)) from None
@@ -363,6 +370,7 @@ class FrameParser:
         """Free what is held: nothing of it will be looked at again."""
         self._drop_fragments()
         self._buffer = bytearray()
+        self._inflater = None
 
 
 _incremental: Final = codecs.getincrementaldecoder("utf-8")

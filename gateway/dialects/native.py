@@ -152,6 +152,11 @@ def encode(codec: str, objects: list[Object]) -> tuple[bytes, bool]:
     return pack(objects), False
 
 
+def encode_events(codec: str, events: list[Event], *, moderator: bool) -> bytes:
+    """Return the payload of a tick's events."""
+    return encode(codec, [event_object(found, moderator=moderator) for found in events])[0]
+
+
 def pack(objects: list[Object]) -> bytes:
     """Return the msgpack form of a message (docs/protocol.md, "msgpack")."""
     return _msgpack(_Packer(objects).message())

@@ -1,17 +1,19 @@
 """The engine: connections and bytes. What the compiled reactor and the reference both implement.
 
 Comes in: a listening socket. Goes up: batches of what happened on the connections. Comes down:
-bytes that are shared by all members of an audience, or meant for one session. An engine knows
-frames and limits; it knows nothing of streams or comments. Nothing above it assumes a greenlet per
-connection. A connection is a WebSocket, or one that the application handed over: then the same
-bytes go out without frames, and nothing comes in.
+payloads that all members of an audience get, framed and compressed once, or that are for one
+session. An engine knows frames and limits; it knows nothing of streams or comments. Nothing above
+it assumes a greenlet or an object per connection. A connection is a WebSocket, or one that the
+application handed over: then the same payloads go out without frames, and nothing comes in.
 """
 
 from __future__ import annotations
 
+import os
 import socket
-from collections.abc import Callable, Collection, Iterable, Iterator
-from typing import Any, NamedTuple, Protocol, TypeAlias
+import sys
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 
 
 class Request(NamedTuple):
@@ -22,7 +24,8 @@ class Request(NamedTuple):
     headers: dict[str, str]
     address: str
     subprotocol: str | None  # the one that was selected, of those the engine was given
-    deflate: bool = False  # permessage-deflate was agreed on: frames for it may be compressed
+    # What was agreed on: `none`, `each` (no message may refer to another) or `window`.
+    compression: str = "none"
     dialect: str = "native"  # what a connection that was handed over speaks
 
 
@@ -45,6 +48,19 @@ class Handover:
         yield self.greeting
 
 
+class Form(NamedTuple):
+    """How an audience's messages go out.
+
+    `framing` is `text` or `binary` (WebSocket messages) or `raw` (connections handed over).
+    `compression` is `none`, `each` or `window`: one deflate stream for the whole audience. A new
+    member of a window gets messages that refer to nothing until the next keyframe, and so does one
+    that was skipped or whose queue was full.
+    """
+
+    framing: str
+    compression: str = "none"
+
+
 class Opened(NamedTuple):
     """A connection is a session now."""
 
@@ -52,15 +68,25 @@ class Opened(NamedTuple):
     request: Request
 
 
+class Arrived(NamedTuple):
+    """Plain viewers have come: no token, no resume, nothing but a stream and how to be sent it.
+
+    An engine that can tell hands them up in groups; `Opened` says the same of one at a time.
+    """
+
+    sids: list[int]
+    request: Request  # of the first; the others' differ in nothing that matters
+
+
 class Received(NamedTuple):
-    """One whole message: text as str, binary as bytes."""
+    """One whole message: text as str, binary as bytes. Not charged yet."""
 
     sid: int
     data: str | bytes
 
 
-class Pinged(NamedTuple):
-    """The client sent a ping (already answered) or a pong: it is alive."""
+class Flooded(NamedTuple):
+    """A session has sent more commands or pings in this second than it may; told once."""
 
     sid: int
 
@@ -76,10 +102,22 @@ class Closed(NamedTuple):
 
     sid: int
     code: int
+    audience: int  # one it was in to the last, 0 for none
 
 
-EngineEvent: TypeAlias = Opened | Received | Pinged | Drained | Closed
+EngineEvent: TypeAlias = Opened | Arrived | Received | Flooded | Drained | Closed
 WsgiApp: TypeAlias = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+
+# When an audience with a window gets a keyframe: a message that refers to nothing, on which those
+# who wait hop on. At once where nobody is on the window; else where somebody waits and the last one
+# is KEYFRAME_S old, or many wait (so many, and a fourth of the members) and it is HURRY_S old.
+KEYFRAME_S: Final = 5.0
+HURRY_S: Final = 1.0
+HURRY_MEMBERS: Final = 8
+HURRY_SHARE: Final = 4
+
+# Hexadecimal digits of a sid where an engine writes it into a greeting.
+SID_DIGITS: Final = 12
 
 
 class EngineLimits(NamedTuple):
@@ -88,37 +126,42 @@ class EngineLimits(NamedTuple):
     handshake_s: float
     handshake_bytes: int
     message_bytes: int
+    fragments: int
     connections: int
     connections_per_address: int
     queue_bytes: int
     queue_s: float
     idle_s: float
+    commands_per_second: int
+    accepts_per_second: int
 
 
 class Engine(Protocol):
-    """Audiences are integers of the caller's; sids are the engine's."""
+    """Audiences and sids are integers of the engine's."""
+
+    connections: int  # sessions that are open
+    frames_sent: int
+    bytes_sent: int
 
     def start(self, listener: socket.socket, app: WsgiApp) -> None:
         """Serve: upgrades become sessions, everything else goes to the WSGI application."""
 
-    def frame(self, payload: bytes, *, text: bool, compress: int = 0) -> bytes:
-        """Return the bytes to hand to `send` and `broadcast` for one message.
+    # -- audiences --------------------------------------------------------------------------------
 
-        `compress` is how many sessions share it, all of them with `Request.deflate`; 0: as it is. A
-        small one stays as it is too.
-        """
+    def audience(self, form: Form) -> int:
+        """Return the number of a new audience, above 0."""
+
+    def forget(self, audience: int) -> None:
+        """Drop an audience; its members are in none."""
 
     def members(self, audience: int) -> int:
         """Return how many sessions an audience has."""
 
-    def send(self, sid: int, frame: bytes) -> bool:
-        """Queue a frame for one session; False when its queue is full (nothing was queued)."""
+    def sids(self, audience: int) -> list[int]:
+        """Return the members of an audience."""
 
-    def broadcast(self, audience: int, frame: bytes, skip: Collection[int] = ()) -> list[int]:
-        """Queue one frame for every member but `skip`; return those whose queue is full.
-
-        They got nothing, and get nothing more until `Drained`.
-        """
+    def audience_of(self, sid: int) -> int:
+        """Return an audience that a session is in, 0 for none."""
 
     def join(self, sid: int, audience: int) -> None:
         """Add a session to an audience."""
@@ -126,11 +169,91 @@ class Engine(Protocol):
     def leave(self, sid: int, audience: int) -> None:
         """Take a session out of an audience."""
 
+    def stands(self, audience: int, position: int) -> None:
+        """Say up to where the members have got everything: an engine may answer PING by itself."""
+
+    # -- sending ----------------------------------------------------------------------------------
+
+    def broadcast(self, audience: int, payload: bytes, skip: Collection[int] = ()) -> list[int]:
+        """Queue one message for every member but `skip`; return those whose queue is full.
+
+        They got nothing, and get nothing more until `Drained`.
+        """
+
+    def send(self, sid: int, payload: bytes) -> bool:
+        """Queue a message for one session, never compressed; False when its queue is full.
+
+        Nothing was queued then. Text where the session's subprotocol is the first of the engine's.
+        """
+
+    def prepare(self, audience: int, payload: bytes) -> Any:
+        """Return a message in the form of an audience that refers to no other, for `admit`."""
+
+    def admit(
+        self,
+        sids: Sequence[int],
+        audience: int,
+        greeting: bytes,
+        sid_at: int = -1,
+        backlog: Any = None,
+    ) -> list[int]:
+        """Queue `greeting` and `backlog` (as `prepare` gave it) for sessions, and let them join.
+
+        Where `sid_at` is not negative, each session's sid is written there into its greeting, in
+        SID_DIGITS digits. Return those whose queue is full: they have not joined.
+        """
+
+    # -- sessions ---------------------------------------------------------------------------------
+
+    def charge(self, sid: int) -> bool:
+        """Count one command of a session; False when it has sent too many in this second."""
+
+    def exempt(self, sid: int) -> None:
+        """Let a session send as many commands as it likes."""
+
+    def reacts(self, sid: int, counter: int) -> None:
+        """Let an engine that can count a session's REACT commands do so, at `counter` (0: don't).
+
+        What it does not count comes up as `Received`.
+        """
+
+    def reactions(self) -> dict[int, dict[str, int]]:
+        """Return what was counted since the last call: {counter: {kind: sum}}."""
+
     def close(self, sid: int, code: int, reason: str) -> None:
         """Send a close frame (or farewell) behind what is queued, then hang up in a few seconds."""
+
+    # -- the whole --------------------------------------------------------------------------------
+
+    def count_reactions(self, kinds: tuple[str, ...], most: int) -> None:
+        """Name the kinds of REACT that may be counted at `reacts`, and the largest count of one."""
+
+    def check_origin(self, check: bool) -> None:
+        """Say whether a viewer who names an origin is not to come up as `Arrived`."""
+
+    def hold_off(self, seconds: float) -> None:
+        """Accept nobody for a while: there is no time for more viewers."""
 
     def stop_accepting(self) -> None:
         """Take no new connections."""
 
     def stop(self) -> None:
         """Hang up on everybody."""
+
+
+def engine_class() -> type[Any]:
+    """Return the engine of this process: compiled where it is built, or as UPROAR_ENGINE says."""
+    wanted = os.environ.get("UPROAR_ENGINE", "")
+    if wanted not in ("", "fast", "reference"):
+        raise ValueError(f'UPROAR_ENGINE: "{wanted}" is no engine; take fast or reference')
+    if wanted != "reference" and sys.platform == "linux":
+        try:
+            from gateway.engine.fast import FastEngine
+
+            return FastEngine
+        except ImportError:
+            if wanted:
+                raise
+    from gateway.engine.reference import ReferenceEngine
+
+    return ReferenceEngine

@@ -12,33 +12,35 @@ import logging
 import socket
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import gevent
-from gevent import pywsgi
 from gevent.socket import wait_read
 
 from gateway.engine import (
+    SID_DIGITS,
     Closed,
     Drained,
     EngineEvent,
     EngineLimits,
+    Flooded,
+    Form,
     Opened,
-    Pinged,
     Received,
     Request,
     WsgiApp,
 )
-from gateway.engine.upgrade import LINGER_S, Handler, linger
-from uproar import deflate, frames
+from gateway.engine.acceptor import Acceptor
+from gateway.engine.audience import Audience, Message
+from gateway.engine.upgrade import HTTP_SOCKETS, LINGER_S, Handler, linger
+from uproar import frames
 from uproar.logs import event
 
 logger = logging.getLogger(__name__)
 
 READ_BYTES = 65_536
 DEFLATED_BYTES = 4096  # at once where they may inflate a thousandfold: 4 MiB, 8 ms
-HTTP_SOCKETS = 1000  # besides the WebSockets: REST, and handshakes under way
 WRITABLE = 2  # libev's name for it
 
 
@@ -46,16 +48,25 @@ class _Connection:
     """One session. Unsent bytes are references to shared frames, oldest first."""
 
     __slots__ = (
-        "audiences", "closing", "farewell", "full", "queue", "queued", "raw", "sid", "since",
-        "sock", "watcher",
+        "audiences", "closing", "commands", "exempt", "farewell", "flooded", "full", "last",
+        "queue", "queued", "raw", "second", "sid", "since", "sock", "text", "watcher", "window",
     )  # fmt: skip
 
-    def __init__(self, sid: int, sock: Any, farewell: Callable[[int, str], bytes] | None) -> None:
+    def __init__(
+        self, sid: int, sock: Any, farewell: Callable[[int, str], bytes] | None, *, text: bool
+    ) -> None:
         self.sid = sid
         self.farewell = farewell  # of a connection that was handed over; None: a WebSocket
+        self.text = text  # what is for it alone goes as text, not binary
         self.sock = sock
         self.raw = sock._sock  # the non-blocking socket below gevent's: EAGAIN comes out as such
-        self.audiences: set[int] = set()
+        self.audiences: dict[int, Audience[_Connection]] = {}
+        self.window: Audience[_Connection] | None = None  # the one whose window it is on
+        self.last = 0  # an audience it was in when it was closed
+        self.second = 0  # the second in which `commands` were counted
+        self.commands = 0
+        self.exempt = False
+        self.flooded = False
         self.queue: deque[memoryview] = deque()
         self.queued = 0
         self.since = 0.0  # when the oldest queued byte was queued
@@ -78,9 +89,9 @@ class ReferenceEngine:
         self._up = up
         self._events: list[EngineEvent] = []
         self._connections: dict[int, _Connection] = {}
-        self._audiences: dict[int, set[_Connection]] = {}
+        self._audiences: dict[int, Audience[_Connection]] = {}
         self._addresses: Counter[str] = Counter()
-        self._next_sid = 0
+        self._next_sid = self._next_audience = 0
         self._server: Any = None
         self.sockets = 0  # accepted and not closed yet, of any kind
         self.bytes_sent = 0
@@ -89,61 +100,137 @@ class ReferenceEngine:
     # -- the interface ----------------------------------------------------------------------------
 
     def start(self, listener: socket.socket, app: WsgiApp) -> None:
-        self._server = pywsgi.WSGIServer(
-            listener, app, handler_class=Handler, log=None, error_log=logger
-        )
+        self._server = Acceptor(
+            listener, app, handler_class=Handler, log=None, error_log=logger,
+            per_second=self.limits.accepts_per_second,
+        )  # fmt: skip
         self._server.engine = self
         self._server.logger = logger
         self._server.start()
 
-    def frame(self, payload: bytes, *, text: bool, compress: int = 0) -> bytes:
-        compressed = compress > 0 and len(payload) >= deflate.MIN_BYTES
-        if compressed:
-            payload = deflate.compress(payload, deflate.level_for(compress))
-        opcode = frames.Opcode.TEXT if text else frames.Opcode.BINARY
-        return frames.encode(opcode, payload, compressed=compressed)
+    def audience(self, form: Form) -> int:
+        self._next_audience += 1
+        self._audiences[self._next_audience] = Audience(self._next_audience, form)
+        return self._next_audience
+
+    def forget(self, audience: int) -> None:
+        found = self._audiences.pop(audience, None)
+        for connection in list(found.members) if found is not None else ():
+            self._leave(connection, audience)
 
     def members(self, audience: int) -> int:
-        return len(self._audiences.get(audience, ()))
+        found = self._audiences.get(audience)
+        return len(found.members) if found is not None else 0
 
-    def send(self, sid: int, frame: bytes) -> bool:
+    def sids(self, audience: int) -> list[int]:
+        found = self._audiences.get(audience)
+        return [member.sid for member in found.members] if found is not None else []
+
+    def audience_of(self, sid: int) -> int:
         connection = self._connections.get(sid)
-        return connection is None or self._write(connection, frame)
-
-    def broadcast(self, audience: int, frame: bytes, skip: Collection[int] = ()) -> list[int]:
-        members = self._audiences.get(audience)
-        if not members:
-            return []
-        write = self._write
-        return [
-            member.sid
-            for member in list(members)
-            if member.sid not in skip and not write(member, frame)
-        ]
+        return next(iter(connection.audiences), 0) if connection is not None else 0
 
     def join(self, sid: int, audience: int) -> None:
         connection = self._connections.get(sid)
-        if connection is not None:
-            connection.audiences.add(audience)
-            self._audiences.setdefault(audience, set()).add(connection)
+        found = self._audiences.get(audience)
+        if connection is not None and found is not None and not connection.closing:
+            connection.audiences[audience] = found
+            found.join(connection)
 
     def leave(self, sid: int, audience: int) -> None:
         connection = self._connections.get(sid)
         if connection is not None:
-            connection.audiences.discard(audience)
             self._leave(connection, audience)
+
+    def stands(self, audience: int, position: int) -> None:
+        pass  # PING comes up as Received
+
+    def broadcast(self, audience: int, payload: bytes, skip: Collection[int] = ()) -> list[int]:
+        found = self._audiences.get(audience)
+        if found is None:
+            return []
+        full: list[int] = []
+        takers: list[_Connection] = []
+        for member in found.members:
+            if member.sid in skip or member.closing:
+                continue
+            if member.full:
+                full.append(member.sid)
+            else:
+                takers.append(member)
+        for message, members in found.messages(payload, takers, time.monotonic()):
+            full += [
+                member.sid for member in members if not self._write_message(member, found, message)
+            ]
+        return full
+
+    def send(self, sid: int, payload: bytes) -> bool:
+        connection = self._connections.get(sid)
+        return connection is None or self._write(connection, self._private(connection, payload))
+
+    def prepare(self, audience: int, payload: bytes) -> Message | None:
+        found = self._audiences.get(audience)
+        return found.alone(payload) if found is not None else None
+
+    def admit(
+        self,
+        sids: Sequence[int],
+        audience: int,
+        greeting: bytes,
+        sid_at: int = -1,
+        backlog: Message | None = None,
+    ) -> list[int]:
+        full: list[int] = []
+        for sid in sids:
+            connection = self._connections.get(sid)
+            if connection is None:
+                continue
+            own = greeting
+            if sid_at >= 0:
+                end = sid_at + SID_DIGITS
+                own = greeting[:sid_at] + f"{sid:0{SID_DIGITS}x}".encode() + greeting[end:]
+            # In one piece, so that a queue has room for both or for none.
+            frame = self._private(connection, own)
+            if backlog is not None:
+                frame += backlog.frame
+            if not self._write(connection, frame):
+                full.append(sid)
+                continue
+            if backlog is not None and backlog.compressed:
+                connection.window = None
+            self.join(sid, audience)
+        return full
+
+    def charge(self, sid: int) -> bool:
+        connection = self._connections.get(sid)
+        return connection is None or self._charge(connection)
+
+    def exempt(self, sid: int) -> None:
+        connection = self._connections.get(sid)
+        if connection is not None:
+            connection.exempt = True
+
+    def reacts(self, sid: int, counter: int) -> None:
+        pass  # REACT comes up as Received
+
+    def reactions(self) -> dict[int, dict[str, int]]:
+        return {}
 
     def close(self, sid: int, code: int, reason: str) -> None:
         connection = self._connections.get(sid)
         if connection is None or connection.closing:
             return
+        connection.last = self.audience_of(sid)
         for audience in list(connection.audiences):
-            self.leave(sid, audience)
+            self._leave(connection, audience)
         self._write_close(connection, code, reason)
         gevent.spawn_later(LINGER_S, self._hang_up, connection)
 
+    def hold_off(self, seconds: float) -> None:
+        self._server.hold_off(seconds)
+
     def stop_accepting(self) -> None:
-        self._server.stop_accepting()
+        self._server.end()
 
     def stop(self) -> None:
         for connection in list(self._connections.values()):
@@ -156,6 +243,25 @@ class ReferenceEngine:
         return len(self._connections)
 
     # -- writing ----------------------------------------------------------------------------------
+
+    def _private(self, connection: _Connection, payload: bytes) -> bytes:
+        """Return the bytes of a message for one: no secrets beside text that somebody else chose,
+        so it is never compressed."""
+        if connection.farewell is not None:
+            return payload
+        return frames.encode(
+            frames.Opcode.TEXT if connection.text else frames.Opcode.BINARY, payload
+        )
+
+    def _write_message(
+        self, connection: _Connection, audience: Audience[_Connection], message: Message
+    ) -> bool:
+        if not self._write(connection, message.frame):
+            return False
+        if message.compressed:
+            # Its inflater has this in its memory now, whoever's window it was on.
+            connection.window = audience if message.window else None
+        return True
 
     def _write(self, connection: _Connection, frame: bytes, *, always: bool = False) -> bool:
         if not always:
@@ -245,21 +351,23 @@ class ReferenceEngine:
     ) -> None:
         """Read one connection until it ends; called by its greenlet after the handshake."""
         self._next_sid += 1
-        connection = _Connection(self._next_sid, sock, farewell)
+        text = request.subprotocol in (None, *self.subprotocols[:1])
+        connection = _Connection(self._next_sid, sock, farewell, text=text)
         self._connections[connection.sid] = connection
         self._addresses[request.address] += 1
         self._tell(Opened(connection.sid, request))
         code = 1006
         try:
             if farewell is None:
-                code = self._read(connection, first, deflate=request.deflate)
+                code = self._read(connection, first, deflate=request.compression != "none")
             else:
                 self._watch(connection)
         except OSError:
             pass
         finally:
+            last = connection.last or self.audience_of(connection.sid)
             self._forget(connection, request.address)
-            self._tell(Closed(connection.sid, code))
+            self._tell(Closed(connection.sid, code, last))
         if code != 1006:
             self._see_off(connection)
 
@@ -287,7 +395,10 @@ class ReferenceEngine:
 
     def _read(self, connection: _Connection, first: bytes, *, deflate: bool) -> int:
         parser = frames.FrameParser(
-            role="server", max_message=self.limits.message_bytes, deflate=deflate
+            role="server",
+            max_message=self.limits.message_bytes,
+            max_fragments=self.limits.fragments,
+            deflate=deflate,
         )
         read_bytes = DEFLATED_BYTES if deflate else READ_BYTES
         sock = connection.sock
@@ -328,10 +439,22 @@ class ReferenceEngine:
             self._tell(Received(connection.sid, message.text))
         elif isinstance(message, frames.Binary):
             self._tell(Received(connection.sid, message.data))
-        else:
-            if isinstance(message, frames.Ping):
-                self._write(connection, frames.encode(frames.Opcode.PONG, message.data))
-            self._tell(Pinged(connection.sid))
+        elif not self._charge(connection):
+            if not connection.flooded:
+                connection.flooded = True
+                self._tell(Flooded(connection.sid))
+        elif isinstance(message, frames.Ping):
+            self._write(connection, frames.encode(frames.Opcode.PONG, message.data))
+
+    def _charge(self, connection: _Connection) -> bool:
+        """Count one command, ping or pong; False for one too many in this second."""
+        if connection.exempt:
+            return True
+        second = int(time.monotonic())
+        if second != connection.second:
+            connection.second, connection.commands = second, 0
+        connection.commands += 1
+        return connection.commands <= self.limits.commands_per_second
 
     def _see_off(self, connection: _Connection) -> None:
         """Let what is queued, the close frame last, reach a client that is to know why."""
@@ -343,6 +466,16 @@ class ReferenceEngine:
             pass
         connection.queue.clear()
         linger(connection.sock)
+
+    def count_http(self, by: int) -> None:
+        """Count connections that pywsgi has."""
+        self.sockets += by
+
+    def count_reactions(self, kinds: tuple[str, ...], most: int) -> None:
+        """Nothing is counted here: it all goes up."""
+
+    def check_origin(self, check: bool) -> None:
+        """Everybody comes up as `Opened`."""
 
     def crowded(self) -> bool:
         """Whether there are more sockets than this process means to hold."""
@@ -360,16 +493,14 @@ class ReferenceEngine:
         self._addresses[address] -= 1
         if not self._addresses[address]:
             del self._addresses[address]
-        for audience in connection.audiences:
+        for audience in list(connection.audiences):
             self._leave(connection, audience)
         self._unwatch(connection)
 
     def _leave(self, connection: _Connection, audience: int) -> None:
-        members = self._audiences.get(audience)
-        if members is not None:
-            members.discard(connection)
-            if not members:
-                del self._audiences[audience]
+        found = connection.audiences.pop(audience, None)
+        if found is not None:
+            found.leave(connection)
 
     def _hang_up(self, connection: _Connection, how: int = socket.SHUT_RDWR) -> None:
         try:

@@ -19,6 +19,7 @@ from gateway.engine import Handover, Request, handshake
 from uproar import deflate
 
 READ_BYTES = 65_536
+HTTP_SOCKETS = 1000  # besides the WebSockets: REST, and handshakes under way
 LINGER_S = 2.0  # from our last words to hanging up
 LINGER_BYTES = 16 << 20  # of input after them that are read and thrown away
 HTTP_WAIT_S = 30.0  # for a client to take its answer
@@ -31,13 +32,13 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
 
     rfile: Any
     wsgi_input: Any
-    _extensions: str | None = None  # what was agreed on
+    _agreed = deflate.Agreement(None, "none")
     _deadline: Any = None
     _lingers = False  # the client may be sending still when its answer has gone out
 
     def handle(self) -> None:
         engine = self.server.engine
-        engine.sockets += 1
+        engine.count_http(1)
         try:
             self.socket.settimeout(HTTP_WAIT_S)
             if engine.crowded():
@@ -47,7 +48,7 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
         except OSError:
             pass  # it is gone, or did not take its answer in time
         finally:
-            engine.sockets -= 1
+            engine.count_http(-1)
 
     def read_requestline(self) -> Any:
         limits = self.server.engine.limits
@@ -107,7 +108,7 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
         headers = self._lower_headers()
         refusal = handshake.refusal_of(self.command, self.request_version, headers)
         try:
-            self._extensions = deflate.negotiate(headers.get("sec-websocket-extensions", ""))
+            self._agreed = deflate.negotiate(headers.get("sec-websocket-extensions", ""))
         except ValueError as error:
             refusal = refusal or handshake.bad_extensions(str(error))
         if refusal is None and engine.refuses(_address(self.client_address)):
@@ -128,8 +129,8 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
             )
             if self.chosen:
                 headers = [*headers, ("Sec-WebSocket-Protocol", self.chosen)]
-            if self._extensions:
-                headers = [*headers, ("Sec-WebSocket-Extensions", self._extensions)]
+            if self._agreed.answer:
+                headers = [*headers, ("Sec-WebSocket-Extensions", self._agreed.answer)]
         return super().start_response(status, headers, exc_info)
 
     def run_websocket(self) -> None:
@@ -144,7 +145,7 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
             self._lower_headers(),
             _address(self.client_address),
             self.chosen,
-            deflate=self._extensions is not None,
+            compression=self._agreed.compression,
         )
         self.server.engine.serve(self.socket, request, bytes(first or b""))
 

@@ -108,4 +108,4 @@ def session(sid: int, live: Live, user: str | None = None, role: str = "viewer")
     """Return a session, anonymous without `user`."""
     wish = wish_of(Request(f"/stream/{live.stream}", "", {}, "127.0.0.1", None), 50, 100)
     claims = Claims(sub=user, name=user, role=role) if user is not None else None
-    return Session(sid, f"g1-i1-{sid}", wish, claims, live)
+    return Session(sid, "g1-i1-", wish, claims, live)

@@ -394,6 +394,21 @@ def test_viewer_reads_writes_and_says_goodbye(peer: Peer, codec: Any) -> None:
         viewer.send_comment("too late")
 
 
+@pytest.mark.parametrize("codec", ["json", "msgpack"])
+def test_viewer_reads_messages_that_refer_to_earlier_ones(peer: Peer, codec: Any) -> None:
+    viewer = Viewer(peer.url, codec=codec, deflate=True, reconnect=True)
+    for number in range(3):  # a new connection begins anew
+        viewer.connect(DEADLINE_S)
+        assert viewer.core.deflated
+        for index in range(20):
+            own = peer.add(f"the same again {index % 3} {number}")
+            found = viewer.wait_for(lambda event, own=own: event.get("id") == own["id"], DEADLINE_S)
+            assert found["text"] == own["text"]
+        viewer.cut()
+    assert viewer.core.repeats == 0
+    viewer.close()
+
+
 def test_viewer_without_reconnect_tells_how_it_ended(peer: Peer) -> None:
     viewer = Viewer(peer.url)
     viewer.connect(DEADLINE_S)

@@ -18,7 +18,8 @@ from uproar.client import ClientCore, State
 from uproar.frames import Binary, FrameParser, Opcode, Text, encode
 
 MASK = b"\x11\x22\x33\x44"
-ANSWER = "permessage-deflate; server_no_context_takeover; client_no_context_takeover"
+ANSWER = "permessage-deflate; client_no_context_takeover"
+ALONE = "permessage-deflate; server_no_context_takeover; client_no_context_takeover"
 
 
 @pytest.mark.parametrize(
@@ -28,7 +29,14 @@ ANSWER = "permessage-deflate; server_no_context_takeover; client_no_context_take
         ("permessage-deflate", ANSWER),
         # Chromium, Firefox, websockets and ws offer it so.
         ("permessage-deflate; client_max_window_bits", ANSWER),
-        ("permessage-deflate; server_no_context_takeover; client_no_context_takeover", ANSWER),
+        ("permessage-deflate; client_no_context_takeover", ANSWER),
+        ("permessage-deflate; server_no_context_takeover; client_no_context_takeover", ALONE),
+        ("permessage-deflate; client_max_window_bits; server_no_context_takeover", ALONE),
+        (
+            "permessage-deflate; server_max_window_bits=15; server_no_context_takeover",
+            ALONE + "; server_max_window_bits=15",
+        ),
+        ("permessage-deflate; server_no_context_takeover, permessage-deflate", ALONE),
         ("permessage-deflate ;\tclient_max_window_bits = 9 ", ANSWER),
         ('permessage-deflate; client_max_window_bits="1\\0"', ANSWER),
         ("permessage-deflate; server_max_window_bits=15", ANSWER + "; server_max_window_bits=15"),
@@ -55,7 +63,10 @@ ANSWER = "permessage-deflate; server_no_context_takeover; client_no_context_take
     ],
 )
 def test_the_first_offer_that_can_be_met_is_taken(header: str, answer: str | None) -> None:
-    assert deflate.negotiate(header) == answer
+    found = deflate.negotiate(header)
+    assert found.answer == answer
+    alone = answer is not None and answer.startswith(ALONE)
+    assert found.compression == ("none" if answer is None else "each" if alone else "window")
 
 
 @pytest.mark.parametrize(
@@ -163,6 +174,94 @@ def test_a_bomb_costs_no_more_than_the_limit() -> None:
     assert len(deflate.inflate(deflate.compress(bytes(65_536)), 65_536)) == 65_536
     with pytest.raises(deflate.TooBig):
         deflate.inflate(deflate.compress(bytes(65_537)), 65_536)
+
+
+# -- the window -----------------------------------------------------------------------------------
+
+
+def chat(chance: random.Random) -> bytes:
+    """A message like a tick, now and then one that nothing can be made of."""
+    if chance.random() < 0.1:
+        return chance.randbytes(chance.choice([0, 1, 300, 70_000]))
+    words = ["schöner", "Stream", "🎉", "LUL", "hello", "everybody", "what", "a", "save"]
+    return json.dumps(
+        [
+            {"type": "COMMENT", "offset": chance.randrange(10**6), "text": chance.choice(words)}
+            for _ in range(chance.choice([1, 1, 5, 60, 600]))
+        ]
+    ).encode()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_who_joins_at_a_keyframe_reads_everything_from_there_on(seed: int) -> None:
+    chance = random.Random(seed)
+    window, readers, theirs = deflate.Window(), [], []
+    referring = 0
+    for number in range(150):
+        keyframe = chance.random() < 0.1
+        payload, level = chat(chance), chance.choice([1, 6])
+        if keyframe or number == 0:
+            readers.append(deflate.Inflater())
+            theirs.append(PerMessageDeflate(False, True, 15, 15))
+        small = window.message(payload, level, keyframe=keyframe)
+        assert not small.endswith(b"\x00\x00\xff\xff")
+        for reader in readers:
+            assert reader.message(small, 1 << 20) == payload
+        for other in theirs:
+            frame = Frame(TheirOpcode.BINARY, small, rsv1=True)
+            assert other.decode(frame).data == payload
+        try:
+            alone = deflate.inflate(small, 1 << 20) == payload
+        except deflate.DeflateError:
+            alone = False
+        assert alone or not (keyframe or number == 0), "a keyframe refers to nothing"
+        referring += not alone
+    assert referring > 50, "others do"
+
+
+def test_a_window_makes_what_came_before_small() -> None:
+    window = deflate.Window()
+    payload = random.Random(1).randbytes(300)
+    sizes = [len(window.message(payload, 6, keyframe=number == 2)) for number in range(4)]
+    assert sizes[0] >= 300 > 20 > sizes[1]
+    assert sizes[2] >= 300 > 20 > sizes[3]
+
+
+def test_messages_of_one_sender_are_as_strictly_read_as_single_ones() -> None:
+    whole = deflate.Window()
+    whole.message(b"before", 6)
+    small = whole.message(b"a comment, and another comment, and one more " * 20, 6)
+
+    def inflater() -> deflate.Inflater:
+        one = deflate.Inflater()
+        assert one.message(deflate.compress(b"before"), 100) == b"before"
+        return one
+
+    for size in range(len(small)):
+        with pytest.raises(deflate.DeflateError):
+            inflater().message(small[:size], 10_000)
+    with pytest.raises(deflate.TooBig):
+        inflater().message(small, 899)
+    assert len(inflater().message(small, 900)) == 900
+    for data in (b"\xff" * 20, b"plain text", bytes.fromhex("f348cdc9c9070000") + b"more"):
+        with pytest.raises(deflate.DeflateError):
+            inflater().message(data, 10_000)
+    # One that ends its stream is read (RFC 7692 section 7.2.3.4), and so is what comes after it.
+    one = inflater()
+    for _ in range(2):
+        assert one.message(bytes.fromhex("f348cdc9c9070000"), 5) == b"Hello"
+
+
+def test_a_bomb_for_a_context_costs_no_more_than_the_limit() -> None:
+    bomb = deflate.compress(bytes(50 << 20))
+    tracemalloc.start()
+    try:
+        with pytest.raises(deflate.TooBig):
+            deflate.Inflater().message(bomb, 65_536)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 1 << 20
 
 
 # -- frames ---------------------------------------------------------------------------------------
@@ -282,10 +381,9 @@ def test_what_we_compress_another_implementation_reads() -> None:
     ("chosen", "fault"),
     [
         (ANSWER, ""),
-        ("permessage-deflate; server_no_context_takeover", ""),
+        (ALONE, ""),
         ("permessage-deflate; server_no_context_takeover; server_max_window_bits=10", ""),
-        ("permessage-deflate", "earlier ones"),
-        ("permessage-deflate; client_no_context_takeover", "earlier ones"),
+        ("permessage-deflate", ""),
         (ANSWER + "; client_max_window_bits=10", "not what was offered"),
         (ANSWER + "; server_max_window_bits=20", "not what was offered"),
         (ANSWER + "; x", "not what was offered"),
@@ -296,8 +394,11 @@ def test_what_we_compress_another_implementation_reads() -> None:
     ],
 )
 def test_a_client_takes_what_it_offered_and_nothing_else(chosen: str, fault: str) -> None:
-    found = deflate.accepted(chosen)
-    assert fault in found and bool(found) == bool(fault)
+    if fault:
+        with pytest.raises(ValueError, match=fault):
+            deflate.accepted(chosen)
+    else:
+        assert deflate.accepted(chosen) == ("server_no" not in chosen)
 
 
 def core(chosen: str, **options: bool) -> ClientCore:
@@ -305,14 +406,16 @@ def core(chosen: str, **options: bool) -> ClientCore:
     one = ClientCore(URL, **options)
     one.begin(0.0)
     request = one.outgoing()
-    assert (b"Sec-WebSocket-Extensions: permessage-deflate" in request) is bool(options)
+    offer = b"Sec-WebSocket-Extensions: permessage-deflate; client_no_context_takeover\r\n"
+    assert (offer in request) is bool(options)
     head = answer(request).removesuffix(b"\r\n")
     one.receive(head + f"Sec-WebSocket-Extensions: {chosen}\r\n\r\n".encode(), 0.0)
     return one
 
 
-def test_a_client_inflates_where_it_was_agreed_on() -> None:
-    one = core(ANSWER, deflate=True)
+@pytest.mark.parametrize("chosen", [ANSWER, ALONE])
+def test_a_client_inflates_where_it_was_agreed_on(chosen: str) -> None:
+    one = core(chosen, deflate=True)
     assert one.deflated
     payload = json.dumps([welcome(7)] * 3).encode()
     for compressed in (True, False):
@@ -324,9 +427,41 @@ def test_a_client_inflates_where_it_was_agreed_on() -> None:
     assert one.closed.code == 1007
 
 
+def test_a_client_reads_a_shared_window() -> None:
+    one, window = core(ANSWER, deflate=True), deflate.Window()
+    payload = json.dumps([welcome(7)] * 3).encode()
+    # Two before the keyframe, each by itself, and what is uncompressed in between.
+    sent = [deflate.compress(payload)] * 2
+    sent += [window.message(payload, 6, keyframe=True), window.message(payload, 6)]
+    for small in sent:
+        for data, compressed in ((small, True), (payload, False)):
+            found = one.receive(encode(Opcode.TEXT, data, compressed=compressed), 0.0)
+            assert [event["offset"] for event in found] == [7, 7, 7]
+    assert len(sent[-1]) < 20, "it refers to the one before"
+    # Cut in fragments as well.
+    small = window.message(payload, 6)
+    data = encode(Opcode.TEXT, small[:3], fin=False, compressed=True)
+    found = one.receive(data + encode(Opcode.CONTINUATION, small[3:]), 0.0)
+    assert len(found) == 3
+    # Another connection knows nothing of this one.
+    two = core(ANSWER, deflate=True)
+    two.receive(encode(Opcode.TEXT, window.message(payload, 6), compressed=True), 0.0)
+    assert two.closed is not None
+    assert two.closed.code == 1007
+
+
+def test_messages_must_not_refer_to_others_where_that_was_agreed_on() -> None:
+    one, window = core(ALONE, deflate=True), deflate.Window()
+    payload = json.dumps([welcome(7)]).encode()
+    assert one.receive(encode(Opcode.TEXT, window.message(payload, 6), compressed=True), 0.0)
+    one.receive(encode(Opcode.TEXT, window.message(payload, 6), compressed=True), 0.0)
+    assert one.closed is not None
+    assert one.closed.code == 1007
+
+
 def test_a_client_that_did_not_offer_refuses() -> None:
     assert core(ANSWER).state is State.CLOSED
-    assert core("permessage-deflate", deflate=True).state is State.CLOSED
+    assert core("x", deflate=True).state is State.CLOSED
 
 
 def test_a_client_whose_offer_was_declined_goes_on_without() -> None:

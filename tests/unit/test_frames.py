@@ -94,36 +94,36 @@ def test_split_at_every_byte() -> None:
     assert [message for byte in data for message in one.feed(bytes([byte]))] == expected
 
 
-@pytest.mark.parametrize(
-    ("name", "data", "code"),
-    [
-        ("unmasked", encode(Opcode.TEXT, b"x"), 1002),
-        ("rsv1", b"\xc1\x80" + MASK, 1002),
-        ("rsv2", b"\xa1\x80" + MASK, 1002),
-        ("rsv3", b"\x91\x80" + MASK, 1002),
-        ("unknown data opcode", b"\x83\x80" + MASK, 1002),
-        ("unknown control opcode", b"\x8b\x80" + MASK, 1002),
-        ("fragmented ping", b"\x09\x80" + MASK, 1002),
-        ("long ping", b"\x89\xfe\x00\x7e" + MASK, 1002),
-        ("continuation of nothing", b"\x80\x80" + MASK, 1002),
-        ("text within a text", encode(1, b"a", fin=False, mask=MASK) * 2, 1002),
-        ("length with the top bit", b"\x82\xff" + struct.pack("!Q", 1 << 63), 1002),
-        ("close of one byte", encode(8, b"\x03", mask=MASK), 1002),
-        ("close 999", encode(8, struct.pack("!H", 999), mask=MASK), 1002),
-        ("close 1004", encode(8, struct.pack("!H", 1004), mask=MASK), 1002),
-        ("close 1005", encode(8, struct.pack("!H", 1005), mask=MASK), 1002),
-        ("close 1006", encode(8, struct.pack("!H", 1006), mask=MASK), 1002),
-        ("close 1015", encode(8, struct.pack("!H", 1015), mask=MASK), 1002),
-        ("close 2999", encode(8, struct.pack("!H", 2999), mask=MASK), 1002),
-        ("close 5000", encode(8, struct.pack("!H", 5000), mask=MASK), 1002),
-        ("close reason", encode(8, b"\x03\xe8\xff", mask=MASK), 1007),
-        ("bad UTF-8", encode(1, b"ab\xff", mask=MASK), 1007),
-        ("lone surrogate", encode(1, b"\xed\xa0\x80", mask=MASK), 1007),
-        ("cut emoji", encode(1, "🎉".encode()[:3], mask=MASK), 1007),
-        ("early bad UTF-8", encode(1, b"\xc0", fin=False, mask=MASK), 1007),
-        ("late bad UTF-8", encode(1, b"\xf0", fin=False, mask=MASK) + b"\x80\x80" + MASK, 1007),
-    ],
-)  # fmt: skip
+VIOLATIONS = [
+    ("unmasked", encode(Opcode.TEXT, b"x"), 1002),
+    ("rsv1", b"\xc1\x80" + MASK, 1002),
+    ("rsv2", b"\xa1\x80" + MASK, 1002),
+    ("rsv3", b"\x91\x80" + MASK, 1002),
+    ("unknown data opcode", b"\x83\x80" + MASK, 1002),
+    ("unknown control opcode", b"\x8b\x80" + MASK, 1002),
+    ("fragmented ping", b"\x09\x80" + MASK, 1002),
+    ("long ping", b"\x89\xfe\x00\x7e" + MASK, 1002),
+    ("continuation of nothing", b"\x80\x80" + MASK, 1002),
+    ("text within a text", encode(1, b"a", fin=False, mask=MASK) * 2, 1002),
+    ("length with the top bit", b"\x82\xff" + struct.pack("!Q", 1 << 63), 1002),
+    ("close of one byte", encode(8, b"\x03", mask=MASK), 1002),
+    ("close 999", encode(8, struct.pack("!H", 999), mask=MASK), 1002),
+    ("close 1004", encode(8, struct.pack("!H", 1004), mask=MASK), 1002),
+    ("close 1005", encode(8, struct.pack("!H", 1005), mask=MASK), 1002),
+    ("close 1006", encode(8, struct.pack("!H", 1006), mask=MASK), 1002),
+    ("close 1015", encode(8, struct.pack("!H", 1015), mask=MASK), 1002),
+    ("close 2999", encode(8, struct.pack("!H", 2999), mask=MASK), 1002),
+    ("close 5000", encode(8, struct.pack("!H", 5000), mask=MASK), 1002),
+    ("close reason", encode(8, b"\x03\xe8\xff", mask=MASK), 1007),
+    ("bad UTF-8", encode(1, b"ab\xff", mask=MASK), 1007),
+    ("lone surrogate", encode(1, b"\xed\xa0\x80", mask=MASK), 1007),
+    ("cut emoji", encode(1, "🎉".encode()[:3], mask=MASK), 1007),
+    ("early bad UTF-8", encode(1, b"\xc0", fin=False, mask=MASK), 1007),
+    ("late bad UTF-8", encode(1, b"\xf0", fin=False, mask=MASK) + b"\x80\x80" + MASK, 1007),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "data", "code"), VIOLATIONS)
 def test_violation_has_its_code(name: str, data: bytes, code: int) -> None:
     assert failure(data) == code, name
 

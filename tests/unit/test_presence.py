@@ -24,9 +24,14 @@ def called(roll, now):
     return found
 
 
+def pieces(members):
+    """(stream, member) as (stream, members), as they come from sessions."""
+    return [(stream, [member]) for stream, member in members]
+
+
 def test_everybody_is_called_once_in_every_minute():
     here = [("s", f"u:{number}") for number in range(7000)] + [("t", "u:1"), ("t", "u:1")]
-    roll = RollCall(lambda: here)
+    roll = RollCall(lambda: pieces(here))
     assert sorted(called(roll, NOW)) == sorted(set(here)), "a user with two sessions counts once"
     assert called(roll, NOW + 59.9) == []
     assert sorted(called(roll, NOW + 60)) == sorted(set(here))
@@ -34,10 +39,10 @@ def test_everybody_is_called_once_in_every_minute():
 
 def test_who_joins_is_called_at_once_before_those_who_wait():
     here = [("s", f"u:{number}") for number in range(9000)]
-    roll = RollCall(lambda: here)
+    roll = RollCall(lambda: pieces(here))
     roll.take(NOW)
     for _ in range(3):
-        roll.joined("s", "s:new")
+        roll.joined("s", ["s:new"])
     (first, *_) = roll.take(NOW + 1)
     assert (first.stream, first.members) == ("s", ["s:new"])
     assert "s:new" not in [member for _, member in called(roll, NOW + 2)]
@@ -47,7 +52,7 @@ def test_nobody_is_left_out_whoever_comes_and_goes():
     for seed in range(30):
         chance = random.Random(seed)
         here: dict[int, tuple[str, str]] = {}
-        roll = RollCall(here.values)
+        roll = RollCall(lambda here=here: pieces(here.values()))
         told: Counter[tuple[int, str, str]] = Counter()
         stayed: set[tuple[str, str]] = set()
         now = NOW
@@ -58,7 +63,7 @@ def test_nobody_is_left_out_whoever_comes_and_goes():
             for _ in range(chance.randrange(5)):
                 member = (chance.choice("st"), f"u:{chance.randrange(400)}")
                 here[len(told) * 1000 + chance.randrange(1000)] = member
-                roll.joined(*member)
+                roll.joined(member[0], [member[1]])
             for sid in chance.sample(list(here), min(len(here), chance.randrange(3))):
                 stayed.discard(here.pop(sid))
             for piece in roll.take(now):
@@ -76,9 +81,11 @@ class Gateway:
         self.sessions = {}
         self.forgotten = 0
         self.refreshed = 0
+        self.plain = {}
         self.presence = Presence(
-            self.state, "g1", "i1", self.sessions, self.count, self.on_forgotten, self.refresh
-        )
+            self.state, "g1", "i1", self.sessions, self.plain.items, self.count, self.on_forgotten,
+            self.refresh,
+        )  # fmt: skip
 
     def count(self):
         return dict(Counter(one.live.stream for one in self.sessions.values() if not one.serves))
@@ -116,6 +123,20 @@ def test_users_count_once_anonymous_by_session_and_services_not_at_all():
     )
     assert gateway.state.leases["g1"] == ("i1", {"s": 4})
     assert gateway.state.marked == {"s": NOW}
+
+
+def test_plain_viewers_count_by_session_like_those_that_are_known():
+    gateway, live = Gateway(), live_stream()
+    nobody = gateway.open(live)
+    gateway.presence.step(NOW, 100.0)
+    gateway.plain["s"] = ["g1-i1-2", "g1-i1-3"]
+    gateway.presence.plain_joined("s", ["g1-i1-2", "g1-i1-3"])
+    gateway.presence.step(NOW + 1, 100.1)
+    found = [("s", f"s:{name}") for name in ("g1-i1-2", "g1-i1-3", nobody.name)]
+    assert sorted(gateway.members) == sorted(found)
+    gateway.state.present.clear()
+    gateway.presence.step(NOW + 60, 160.0)
+    assert sorted(gateway.members) == sorted(found), "and again in the next minute"
 
 
 def test_streams_are_marked_at_once_and_then_now_and_then():

@@ -34,9 +34,43 @@ def state():
     return MemoryState()
 
 
+class CountingEngine:
+    """An engine that has counted what the test puts into `sums`."""
+
+    def __init__(self):
+        self.sums = {}
+
+    def count_reactions(self, kinds, most):
+        self.told = kinds, most
+
+    def reactions(self):
+        taken, self.sums = self.sums, {}
+        return taken
+
+
 @pytest.fixture
 def counter(state):
-    return Reactions(load(environ={}), state)
+    return Reactions(load(environ={}), state, CountingEngine())
+
+
+def test_what_the_engine_counts_is_added_and_counters_are_used_again(counter, state):
+    assert [counter.counter(stream) for stream in "stst"] == [1, 2, 1, 2]
+    counter.engine.sums = {1: {"fire": 3, "wow": 1}, 2: {"fire": 5}}
+    counter.react(live_stream("s"), ANN, fire(2))
+    assert counter.flush()
+    assert state.totals == {"s": {"fire": 5, "wow": 1}, "t": {"fire": 5}}
+    assert counter.counted == 11
+    counter.emptied("s")
+    counter.engine.sums = {1: {"sad": 1}}
+    assert counter.flush()
+    assert state.totals["s"] == {"fire": 5, "wow": 1, "sad": 1}, "the last ones count as well"
+    assert counter.counter("new") == 1
+    counter.emptied("t")
+    assert counter.counter("t") == 2, "somebody came back before it was taken"
+    counter.flush()
+    counter.engine.sums = {2: {"sad": 1}}
+    counter.flush()
+    assert state.totals["t"] == {"fire": 5, "sad": 1}
 
 
 @pytest.mark.parametrize("pack", [json.dumps, msgpack.packb], ids=["json", "msgpack"])
@@ -103,7 +137,8 @@ def test_what_the_state_did_not_take_waits_and_is_bounded(state, counter, monkey
 
 def test_kinds_are_settings():
     config = load(environ={"UPROAR_REACTIONS__KINDS": '["gg"]'})
-    counter = Reactions(config, MemoryState())
+    counter = Reactions(config, MemoryState(), CountingEngine())
+    assert counter.engine.told == (("gg",), 100)
     assert counter.react(live_stream(), ANN, ReactCommand("gg")) is None
     assert counter.react(live_stream(), ANN, fire()) is not None
     for bad in ("[]", '["Not One"]', '[""]', "5"):
@@ -184,9 +219,12 @@ class Audience:
 
     def __init__(self):
         self.sent = []
+        self.made = 0
 
-    def frame(self, payload, *, text, compress=0):
-        return payload
+    def audience(self, form):
+        assert form.compression == "none"
+        self.made += 1
+        return self.made
 
     def broadcast(self, number, frame):
         self.sent.append((number, frame))
@@ -202,9 +240,10 @@ class Audience:
 @pytest.fixture
 def room(state):
     live = live_stream()
-    audiences = Audiences()
+    engine = Audience()
+    audiences = Audiences(engine)
     audiences.number(AudienceKey("s", "native", "json", "none", "all", "viewer"))
-    teller = Ephemeral(state, Audience(), audiences, {"s": live})
+    teller = Ephemeral(state, engine, audiences, {"s": live})
     return teller, teller.engine
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from gateway.engine import Request
 from gateway.live import Live
-from gateway.session import Refused, Session, SessionNames, claims_of, wish_of
+from gateway.session import Refused, Session, claims_of, name_of, wish_of
 from uproar.auth import AuthError, Claims, Verifier, make_token
 
 KEY = b"k" * 32
@@ -90,7 +90,7 @@ def test_who_it_is_and_where_one_may_go():
 
 
 def session(claims=None, **kwargs):
-    return Session(1, "g1-x-1", wish(**kwargs), claims, Live("s", keep_events=100, keep_ms=1))
+    return Session(1, "g1-x-", wish(**kwargs), claims, Live("s", keep_events=100, keep_ms=1))
 
 
 def test_the_audience_is_what_decides_the_bytes():
@@ -100,12 +100,26 @@ def test_the_audience_is_what_decides_the_bytes():
     assert found.moderates and not session(Claims("u", "U", "vip")).moderates
 
 
-def test_commands_are_counted_by_the_second():
-    one = session()
-    assert [one.counts_command(7, 3) for _ in range(5)] == [True, True, True, False, False]
-    assert one.counts_command(8, 3)
+def test_what_a_session_keeps_of_its_wish_is_the_same_for_many():
+    one = wish(query="access_token=a&epoch=e&offset=5&backlog=7&rate=20")
+    other = wish(query="rate=20&access_token=b&backlog=7")
+    assert one.kept() == other.kept() and one.kept().token is None and one.kept().backlog == 7
 
 
-def test_names_say_where_a_session_is_and_never_repeat():
-    names = SessionNames("g1", "abc")
-    assert [names.next(), names.next()] == ["g1-abc-1", "g1-abc-2"]
+def test_names_say_where_a_session_is_and_have_one_length():
+    assert session().name == name_of("g1-x-", 1) == "g1-x-000000000001"
+    assert name_of("g1-x-", (1 << 48) - 1) == "g1-x-ffffffffffff"
+
+
+def test_a_plain_viewer_is_made_again_from_its_audience():
+    one = session(query="rate=20", subprotocol="uproar.v1.msgpack")
+    assert not one.plain, "it has not joined yet"
+    one.audience = one.key()
+    assert one.plain
+    again = Session.member(1, "g1-x-", one.key(), one.live)
+    assert again.plain and again.key() == one.key() and again.name == one.name
+    again.outgoing = [{"type": "ACK"}]
+    assert not again.plain, "it is owed something"
+    known = session(Claims("u", "U"))
+    known.audience = known.key()
+    assert not known.plain

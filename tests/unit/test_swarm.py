@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import random
 import socket
 import threading
 import time
@@ -11,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.unit import ws_peer
+from tests.unit.engine_driver import ENGINES, Engine
 from tests.unit.ws_peer import Peer
 from uproar import swarm as swarms
 from uproar import wire
@@ -53,7 +56,7 @@ def test_all_members_see_the_same_in_the_same_order(peer: Peer, swarm: Swarm) ->
     peer.add("from before")
     members = [
         swarm.add(peer.url, codec="msgpack" if index % 2 else "json", decode=index % 4 < 2,
-                  measure=index < 4)
+                  measure=index < 4, deflate=index % 3 == 0)
         for index in range(80)
     ]  # fmt: skip
     assert swarm.run(lambda: all(member.live for member in members), DEADLINE_S)
@@ -62,6 +65,7 @@ def test_all_members_see_the_same_in_the_same_order(peer: Peer, swarm: Swarm) ->
     writer.join()
     live = offsets_of(peer)[1:]
     for index, member in enumerate(members):
+        assert member.core.deflated == (index % 3 == 0)
         assert member.position == live[-1]
         assert member.repeats == 0
         assert member.recovered == [None]
@@ -212,6 +216,72 @@ def test_members_that_leave_are_gone(peer: Peer, swarm: Swarm) -> None:
     ws_peer.until(lambda: not peer.connections)
     assert connection.close_code == 1000
     assert not swarm.run(lambda: member.live, 0.2)
+
+
+@pytest.mark.parametrize("kind", ENGINES)
+def test_members_read_the_shared_window_of_an_engine(swarm: Swarm, kind: str) -> None:
+    """They come one by one, some are cut off and come back; each reads what it should."""
+    engine = Engine(kind, ("uproar.v1.json",))
+    chance = random.Random(1)
+    audiences = {form: engine.tell("audience", "text", form) for form in ("none", "window")}
+    sent: dict[str, list[int]] = {}  # by session
+    got: dict[str, list[int]] = {}
+
+    def note(member: Member, event: dict[str, Any], now: float) -> None:
+        if event["type"] == "WELCOME":
+            got[event["session"]] = []
+        elif event["type"] == "COMMENT":
+            got[str(member.session)].append(event["offset"])
+
+    members: list[Member] = []
+    offset = 100
+    for step in range(250):
+        if step % 5 == 0 and len(members) < 30:
+            url = f"ws://127.0.0.1:{engine.port}/stream/demo"
+            deflate = len(members) % 3 > 0
+            members.append(swarm.add(url, deflate=deflate, backoff_s=0.01, on_event=note))
+        if step % 10 == 9:
+            chance.choice(members).cut()
+        swarm.step(0.005)
+        while (opened := engine.arrived("Opened")) is not None:
+            sid, compression = opened[1], opened[4]
+            welcome = ws_peer.VECTORS["welcome"](
+                epoch="e1", offset=offset, session="#" * 12, recovered=False, ping_s=30.0
+            )
+            greeting = json.dumps([welcome])
+            at = len(greeting[: greeting.index("#")].encode())
+            engine.tell("admit", [sid], audiences[compression], greeting, at)
+            sent[f"{sid:012x}"] = []
+        offset += 3
+        comments = [comment_at(offset) for _ in range(chance.choice([1, 1, 40]))]
+        for number, event in enumerate(comments):
+            event["offset"] += number
+        offset = comments[-1]["offset"]
+        for audience in audiences.values():
+            sids = engine.tell("sids", audience)
+            apart = [sid for sid in sids if chance.random() < 0.05]
+            assert engine.tell("broadcast", audience, json.dumps(comments), apart) == []
+            for sid in apart:
+                assert engine.tell("send", sid, json.dumps(comments))
+            for sid in sids:
+                sent[f"{sid:012x}"] += [event["offset"] for event in comments]
+
+    def settled() -> bool:
+        standing = [str(member.session) for member in members if member.live]
+        return all(got[session] == sent[session] for session in standing)
+
+    assert swarm.run(settled, DEADLINE_S)
+    standing = [str(member.session) for member in members if member.live]
+    assert len(standing) > 20
+    assert {member.core.deflated for member in members} == {True, False}
+    for session, offsets in got.items():
+        assert offsets == sent[session][: len(offsets)], "cut off, but nothing missing before"
+    assert not any(member.repeats or member.gaps for member in members)
+    assert all(member.closed is None or member.closed.code == 1006 for member in members)
+    packed = [member.bytes for member in members if member.core.deflated]
+    plain = [member.bytes for member in members if not member.core.deflated]
+    assert sum(packed) / len(packed) < sum(plain) / len(plain) / 3
+    engine.close()
 
 
 def test_stamps() -> None:

@@ -24,13 +24,30 @@ class QueueEngine:
     def __init__(self, bound):
         self.bound = bound
         self.queues, self.read, self.full, self.audiences, self.closed = {}, {}, set(), {}, {}
+        self.stood = {}
 
     def open(self, sid):
         self.queues[sid], self.read[sid] = [], []
 
-    def frame(self, payload, *, text, compress=0):
-        assert text and not compress
+    def audience(self, form):
+        assert form == ("text", "none")
+        self.audiences[len(self.audiences) + 1] = set()
+        return len(self.audiences)
+
+    def prepare(self, audience, payload):
         return payload
+
+    def admit(self, sids, audience, greeting, sid_at=-1, backlog=None):
+        full = [sid for sid in sids if not self.send(sid, greeting)]
+        for sid in set(sids) - set(full):
+            if backlog is not None:
+                self.queues[sid].append(backlog)
+            self.join(sid, audience)
+        return full
+
+    def stands(self, audience, position):
+        assert position >= self.stood.get(audience, 0), "positions only rise"
+        self.stood[audience] = position
 
     def members(self, audience):
         return len(self.audiences.get(audience, ()))
@@ -78,9 +95,12 @@ class Room:
         self.sessions = {}
         self.arrivals = Arrivals(
             load(environ={}, flags=flags), None, self.ticker, self.sessions,
-            lambda session, recovered: {"type": "WELCOME", "offset": self.live.sent},
+            lambda live, wish, claims, name, recovered: {"type": "WELCOME", "offset": live.sent},
             lambda session, code, reason: self.engine.close(session.sid, code.code, reason),
+            lambda session: None,
         )  # fmt: skip
+        self.arrivals.summon = self.sessions.get
+        self.arrivals.dismiss = lambda session: None
         self.ticker.arrivals = self.arrivals
         self.ticker.sessions_of = lambda stream, user: [
             one for one in self.sessions.values() if one.claims and one.claims.sub == user
@@ -94,7 +114,7 @@ class Room:
         wish = wish_of(Request("/stream/s", query, {}, "a", None), 50, 100)
         claims = Claims("u", "U", role) if role else None
         self.engine.open(sid)
-        session = self.sessions[sid] = Session(sid, f"g1-x-{sid}", wish, claims, self.live)
+        session = self.sessions[sid] = Session(sid, "g1-x-", wish, claims, self.live)
         self.arrivals.enter(session)
         return sid
 
@@ -138,8 +158,8 @@ def test_one_who_joins_gets_what_comes_after_and_a_backlog_before():
     early = room.join()
     room.ticker.tick()
     room.feed(comment(1), comment(2))
-    late = room.join(query="backlog=1")
     room.ticker.tick()
+    late = room.join(query="backlog=1")
     room.feed(comment(3))
     found = [("WELCOME", 0), ("COMMENT", 1), ("COMMENT", 2), ("COMMENT", 3)]
     assert kinds(room.seen(early)) == found
@@ -157,6 +177,37 @@ def test_each_audience_gets_what_is_meant_for_it():
     got = {sid: [event.get("offset") for event in room.seen(sid)[1:]] for sid in room.sessions}
     every = [1, 2, 3, 4]
     assert got == {everybody: [1, 2], few: [1], moderator: every, author: every}
+
+
+def test_one_who_joins_between_two_ticks_gets_what_waits_with_the_next():
+    room = Room()
+    room.join()
+    room.feed(comment(1), comment(2))
+    late = room.join(query="backlog=5")
+    assert kinds(room.seen(late)) == [("WELCOME", 0), ("COMMENT", 1), ("COMMENT", 2)]
+
+
+def test_a_backlog_is_encoded_once_for_all_who_join_at_one_position():
+    room = Room()
+    room.feed(comment(1), comment(2, mask=0))
+    room.ticker.tick()
+    one, two, moderator = (room.join(query="backlog=5", role=r) for r in (None, None, "moderator"))
+    assert room.engine.queues[one][1] is room.engine.queues[two][1]
+    assert kinds(room.seen(two)) == [("WELCOME", 2), ("COMMENT", 1)]
+    assert kinds(room.seen(moderator)) == [("WELCOME", 2), ("COMMENT", 1), ("COMMENT", 2)]
+    author = room.join(query="backlog=5", role="viewer")
+    assert kinds(room.seen(author)) == [("WELCOME", 2), ("COMMENT", 1), ("COMMENT", 2)]
+    room.feed(comment(3))
+    room.ticker.tick()
+    assert kinds(room.seen(room.join(query="backlog=5")))[1:] == [("COMMENT", 1), ("COMMENT", 3)]
+
+
+def test_every_audience_stands_where_its_stream_does():
+    room = Room()
+    room.join(), room.join(query="rate=5")
+    room.feed(comment(1), comment(2, mask=1))
+    room.ticker.tick()
+    assert room.engine.stood == {1: 2, 2: 2}
 
 
 def test_a_slow_viewer_is_told_what_it_missed_and_others_are_not_delayed():

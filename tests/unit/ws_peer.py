@@ -186,7 +186,7 @@ def running() -> Iterator[Peer]:
         "127.0.0.1",
         0,
         subprotocols=["uproar.v1.json", "uproar.v1.msgpack"],  # type: ignore[list-item]
-        compression=None,
+        compression="deflate",  # with a context of its own for each connection that offers
         ping_interval=None,
         close_timeout=1,
     ) as server:
