@@ -6,6 +6,7 @@ writes it as it is, msgpack as positional arrays with differences to the message
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
@@ -26,6 +27,7 @@ MAP_TYPES: Final = (
     "REACTIONS",
 )  # fmt: skip
 _PLAIN_FIELDS: Final = 6  # of a COMMENT without rare ones: type, id, offset, user, text, ts
+_RGB: Final = re.compile(r"#[0-9a-f]{6}")  # a color that msgpack writes as a number
 _VISIBILITY_WORDS: Final = {Visibility.HELD: "held", Visibility.SHADOW: "shadow"}
 
 _json = msgspec.json.Encoder().encode
@@ -163,13 +165,15 @@ class _Packer:
         first = next((o for o in objects if o["type"] == "COMMENT"), None)
         if first is not None:
             self._ts = first["ts"]
+            self._offset = first["offset"] - 1
             self._node: bytes | None = ids.from_text(first["id"])[8:]
         else:
             self._ts = next((o["server_time"] for o in objects if o["type"] == "PONG"), 0)
             self._node = None
-        self._offset = next(
-            (o[key] for o in objects if (key := _PLACE.get(o["type"])) is not None), 0
-        )
+            self._offset = next(
+                (o[key] for o in objects if (key := _PLACE.get(o["type"])) is not None), 0
+            )
+        self._last = (self._ts, self._offset)  # of the comment before
         self._users: dict[str, list[tuple[Object, int]]] = {}
         self._count = 0
 
@@ -186,19 +190,24 @@ class _Packer:
         self._count += 1
         role = ROLES.index(user["role"])
         badges = user.get("badges")
-        return _trimmed([user["id"], user["name"], role or None, user.get("color"), badges])
+        color = user.get("color")
+        if color is not None and _RGB.fullmatch(color):
+            color = int(color[1:], 16)
+        return _trimmed([user["id"], user["name"], role or None, color, badges])
 
     def _comment(self, o: Object) -> list[Any]:
         raw = ids.from_text(o["id"])
         ts, sequence, node = ids.split(raw)
         short = ts == o["ts"] and node == self._node and raw[6] >> 4 == 1
+        last_ts, last_offset = self._last
+        self._last = (o["ts"], o["offset"])
         fields = [
             1,
-            o["offset"] - self._offset,
-            o["ts"] - self._ts,
-            sequence if short else raw,
+            o["ts"] - last_ts,
             self._user(o["user"]),
             o["text"],
+            sequence if short else raw,
+            o["offset"] - last_offset - 1,
         ]
         if len(o) > _PLAIN_FIELDS:
             extra: Object = {}
@@ -208,6 +217,9 @@ class _Packer:
                 if key in o:
                     extra[key] = o[key]
             fields.append(extra)
+        else:
+            while fields[-1] == 0:  # at most two: a text is none
+                fields.pop()
         return fields
 
     def _map(self, o: Object) -> list[Any]:
@@ -252,9 +264,8 @@ class _Packer:
         return [10, o["position"] - self._offset, o["server_time"] - self._ts]
 
 
-# The field that places an object in the order, for base_offset: the first one mentioned.
+# The field that places an object in the order, for base_offset where there is no comment.
 _PLACE: Final = {
-    "COMMENT": "offset",
     "COMMENT_DELETED": "offset",
     "USER_REMOVED": "offset",
     "CLEARED": "offset",
