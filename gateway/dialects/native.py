@@ -6,8 +6,10 @@ writes it as it is, msgpack as positional arrays with differences to the message
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any, Final, TypeAlias
 
 import msgspec
@@ -154,6 +156,47 @@ def encode(codec: str, objects: list[Object]) -> tuple[bytes, bool]:
     return pack(objects), False
 
 
+def encode_events(codec: str, events: list[Event], moderator: bool) -> tuple[bytes, bool]:
+    """Return (payload, is text) of a tick, the same as `encode` of the events' objects.
+
+    By `_fastpath.codec` where it is built: 60 comments cost it 19 us as JSON and 24 as msgpack, and
+    104 and 250 here.
+    """
+    if _compiled is not None:
+        if codec == "json":
+            return _compiled.encode_json(events, moderator, _json_event), True
+        packed = _compiled.encode_msgpack(events, moderator, _msgpack_event)
+        if packed is not None:
+            return packed, False
+    return encode(codec, [event_object(event, moderator=moderator) for event in events])
+
+
+def _json_event(event: Event, moderator: bool) -> bytes:
+    return _json(event_object(event, moderator=moderator))
+
+
+def _msgpack_event(event: Event, moderator: bool, base_ts: int, base_offset: int) -> bytes:
+    """Return an event other than COMMENT in a message with this base."""
+    packer = _Packer([])
+    packer.base(base_ts, base_offset)
+    shown = event_object(event, moderator=moderator)
+    return _msgpack(_FORMS[shown["type"]](packer, shown))
+
+
+def _fast() -> ModuleType | None:
+    """Return the compiled encoder unless there is none or the reference was asked for."""
+    if os.environ.get("UPROAR_ENGINE") == "reference":
+        return None
+    try:
+        from _fastpath import codec
+    except ImportError:
+        return None
+    return codec
+
+
+_compiled: Final = _fast()
+
+
 def pack(objects: list[Object]) -> bytes:
     """Return the msgpack form of a message (docs/protocol.md, "msgpack")."""
     return _msgpack(_Packer(objects).message())
@@ -162,20 +205,23 @@ def pack(objects: list[Object]) -> bytes:
 class _Packer:
     def __init__(self, objects: list[Object]) -> None:
         self._objects = objects
-        first = next((o for o in objects if o["type"] == "COMMENT"), None)
-        if first is not None:
-            self._ts = first["ts"]
-            self._offset = first["offset"] - 1
-            self._node: bytes | None = ids.from_text(first["id"])[8:]
-        else:
-            self._ts = next((o["server_time"] for o in objects if o["type"] == "PONG"), 0)
-            self._node = None
-            self._offset = next(
-                (o[key] for o in objects if (key := _PLACE.get(o["type"])) is not None), 0
-            )
-        self._last = (self._ts, self._offset)  # of the comment before
         self._users: dict[str, list[tuple[Object, int]]] = {}
         self._count = 0
+        self._node: bytes | None = None
+        first = next((o for o in objects if o["type"] == "COMMENT"), None)
+        if first is not None:
+            self._node = ids.from_text(first["id"])[8:]
+            self.base(first["ts"], first["offset"] - 1)
+        else:
+            places = (o[key] for o in objects if (key := _PLACE.get(o["type"])) is not None)
+            times = (o["server_time"] for o in objects if o["type"] == "PONG")
+            self.base(next(times, 0), next(places, 0))
+
+    def base(self, ts: int, offset: int) -> None:
+        """Let times and offsets count from these."""
+        self._ts = ts
+        self._offset = offset
+        self._last = (ts, offset)  # of the comment before
 
     def message(self) -> list[Any]:
         events = [_FORMS[o["type"]](self, o) for o in self._objects]
