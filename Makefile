@@ -133,7 +133,7 @@ screenshot: $(STAMP) chromium  ## docs/screenshot-room.png anew, from a running 
 # A wheel goes to other machines, so it has in it nothing of this processor and needs no library that
 # may be missing there; UPROAR_NATIVE=1 makes one for machines like this.
 wheel: $(STAMP)  ## build a wheel into dist/ (UPROAR_NATIVE=1: for this machine's processor)
-	rm -rf dist build/lib.* build/temp.* build/bdist.*
+	rm -rf dist build/lib.* build/bdist.*
 	UPROAR_ISAL=$(if $(filter-out 0,$(UPROAR_NATIVE)),,0) $(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-build-isolation --no-deps --wheel-dir dist .
 	@ls dist/*.whl
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import psutil
 
+from _fastpath import build
 from uproar import auth, jwks, readings, valkey_server, verdicts
 from uproar.config import Config
 from uproar.errors import ServeError
@@ -58,6 +59,7 @@ def _questions(config: Config) -> Iterator[tuple[str, Callable[[], Row]]]:
         "engine",
         lambda: verdicts.engine(os.environ.get("UPROAR_ENGINE", ""), readings.compiled_modules()),
     )
+    yield "fast path", lambda: verdicts.fast_path(build.describe())
     yield "files per process", lambda: verdicts.open_files(*readings.file_limits(), connections)
     yield (
         "files of the machine",
