@@ -1,8 +1,7 @@
 """The fast engine: the compiled reactor in a gevent hub. Linux only; what serves by default there.
 
 One watcher of the hub looks at the reactor's epoll; each time one bounded pass is made, and what
-has happened goes up as one batch. Requests that are no upgrade go to pywsgi with the bytes that were
-read already.
+has happened goes up as one batch. Requests that are no upgrade go to pywsgi, with what was read.
 """
 
 from __future__ import annotations
