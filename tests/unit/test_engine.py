@@ -462,6 +462,22 @@ def test_each_message_by_itself(engine: Engine, framing: str) -> None:
             assert not client.frame.compressed
 
 
+def test_what_compressing_does_not_make_smaller_goes_as_it_is(engine: Engine) -> None:
+    client = Client(engine, "/x", EACH)
+    audience = engine.tell("audience", "text", "each")
+    engine.tell("join", client.sid, audience)
+    noise = "".join(map(chr, random.Random(1).choices(range(128), k=250)))
+    assert len(deflate.compress(noise.encode())) > 250
+    for text, worth in ((noise, False), (talk(1), True)):
+        engine.tell("broadcast", audience, text)
+        assert client.next() == Text(text)
+        assert client.frame.compressed is worth
+    prepared = engine.tell("prepare", audience, noise)
+    engine.tell("admit", [client.sid], audience, "hello", -1, prepared)
+    assert [client.next(), client.next()] == [Text("hello"), Text(noise)]
+    assert not client.frame.compressed
+
+
 def test_an_audience_without_compression_gets_none(engine: Engine) -> None:
     client = Client(engine, "/x", WINDOW)
     audience = engine.tell("audience", "text", "none")
