@@ -831,7 +831,8 @@ class Walk:
 def test_everybody_reads_exactly_what_it_should(engine: Engine, seed: int) -> None:
     walk = Walk(engine, seed)
     began = time.monotonic()
-    while time.monotonic() - began < 3.0 or walk.overflows == 0:
+    # So long that keyframes come by the clock as well, and at least one overflows.
+    while time.monotonic() - began < 2.5 or walk.number < 300 or walk.overflows == 0:
         walk.step()
         assert time.monotonic() - began < 60.0
     while walk.slow is not None:
@@ -842,7 +843,6 @@ def test_everybody_reads_exactly_what_it_should(engine: Engine, seed: int) -> No
             walk.read(client)
             assert time.monotonic() < until, "something did not come"
         assert walk.got[client] == expected
-    assert walk.number > 200
     referring = sum(client.referring for client in walk.expected)
     assert referring > 200, "most messages of a window refer to others"
 
