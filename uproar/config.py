@@ -24,6 +24,8 @@ ENV_PREFIX = "UPROAR_"
 ENV_RESERVED = frozenset(
     f"UPROAR_{word}" for word in ("TOKEN", "ENGINE", "CHAT_DATA", "NATIVE", "DEBUG", "STACK")
 )
+# And whole families of them: which real servers tests use (`python -m deploy.stack --help`).
+ENV_RESERVED_PREFIXES = ("UPROAR_TEST_", "UPROAR_STACK_")
 
 MODERATION_STAGES = ("rules", "linear", "reputation")
 MODERATION_ACTIONS = ("allow", "flag", "hold", "delete")
@@ -309,7 +311,9 @@ def load(
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"{file}: not TOML: {error}") from error
     for name, text in sorted((os.environ if environ is None else environ).items()):
-        if name.startswith(ENV_PREFIX) and name not in ENV_RESERVED:
+        if name in ENV_RESERVED or name.startswith(ENV_RESERVED_PREFIXES):
+            continue
+        if name.startswith(ENV_PREFIX):
             _put(tree, name[len(ENV_PREFIX) :].lower().split("__"), _literal(text), name)
     for dotted, value in (flags or {}).items():
         if value is not None:
