@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
+from msgspec.structs import replace
+
 from uproar.config import Config
 from uproar.events import Event
 
@@ -173,13 +175,19 @@ class Store(Protocol):
         """Close the connections."""
 
 
-def open_store(config: Config, *, writer: bool = False) -> Store:
-    """Return the configured store; it connects at its first call. Only the archive writes."""
+def open_store(config: Config, *, writer: bool = False, timeout_s: float | None = None) -> Store:
+    """Return the configured store; it connects at its first call. Only the archive writes.
+
+    `timeout_s` is for who can't wait as long as `store.timeout_s`; a local file needs neither.
+    """
     if config.store.engine == "cassandra":
         # Here, because the driver takes 0.2 s to import and picks its reactor while it does.
         from uproar.store.cassandra import CassandraStore
 
-        return CassandraStore(config.store, writer=writer)
+        settings = config.store
+        if timeout_s is not None:
+            settings = replace(settings, timeout_s=min(timeout_s, settings.timeout_s))
+        return CassandraStore(settings, writer=writer)
     from uproar.store.sqlite import SqliteStore
 
     return SqliteStore(config.data_dir / "store.db", writer=writer)

@@ -56,6 +56,10 @@ from uproar.store.cassandra.statements import CONDITIONAL, SERIAL, STATEMENTS
 logger = logging.getLogger(__name__)
 
 RECONNECT_S: Final = 0.5  # between two tries to reach a node that is down
+# A cluster that let a call wait in vain and answered nobody for so long is not asked again at once:
+# ingest, for one, has other things to do than to wait.
+SILENCE_S: Final = 0.5
+PAUSE_S: Final = 2.0
 HEARTBEAT_S: Final = 5.0  # a connection without an answer for as long again is given up
 MIGRATE_S: Final = 60.0  # one statement of the schema: 0.2 s on a quiet node, seconds on a busy one
 # Of a batch: the server takes megabytes for one partition, but holds them in memory.
@@ -108,13 +112,14 @@ class Connection:
         self._writer = writer
         self.closed = False
         self._slots = threading.BoundedSemaphore(settings.in_flight)
+        self._answered_at = 0.0  # monotonic
+        self._retry_at = 0.0  # not before; `_why` says why
+        self._why = ""
         self._prepared: dict[str, Any] = {}
         self._lock = threading.Lock()  # guards what follows
         self._cluster: Cluster | None = None
         self._session: Session | None = None
         self._usable = threading.Event()
-        self._retry_at = 0.0
-        self._why = ""
 
     @property
     def place(self) -> str:
@@ -131,7 +136,7 @@ class Connection:
                 [self._send(self._bound(name, values), deadline) for name, values in requests]
             )
         except (DriverException, NoHostAvailable) as error:
-            raise self._unavailable(error) from error
+            raise self._lost(error) from error
 
     def write(self, partitions: dict[Partition, list[Row]], deadline: Deadline) -> None:
         """Write rows, as unlogged batches within a partition; returns when all are acknowledged."""
@@ -145,10 +150,12 @@ class Connection:
                 ]
             )
         except (DriverException, NoHostAvailable) as error:
-            raise self._unavailable(error) from error
+            raise self._lost(error) from error
 
     def open(self, deadline: Deadline) -> None:
         """Connect and check, unless that is done; raises StoreUnavailable with what is wrong."""
+        if time.monotonic() < self._retry_at:
+            raise StoreUnavailable(self._why)
         if self._usable.is_set():
             return
         if not self._lock.acquire(timeout=deadline.left()):
@@ -158,7 +165,7 @@ class Connection:
                 raise StoreUnavailable(f"{self.place}: this store was closed")
             if self._usable.is_set():
                 return
-            if time.monotonic() < self._retry_at:
+            if time.monotonic() < self._retry_at:  # somebody else has just tried
                 raise StoreUnavailable(self._why)
             self._connect()
             self._check()
@@ -224,10 +231,14 @@ class Connection:
         except BaseException:
             self._slots.release()
             raise
-        future.add_callbacks(self._answered, self._answered)
+        future.add_callbacks(self._answered, self._failed)
         return future
 
     def _answered(self, _: Any) -> None:
+        self._answered_at = time.monotonic()
+        self._slots.release()
+
+    def _failed(self, _: Any) -> None:
         self._slots.release()
 
     # Opening
@@ -248,7 +259,7 @@ class Connection:
             return
         settings = self._settings
         # Every host may be tried, and the call that waits has one deadline.
-        each_s = max(settings.timeout_s / (2 * len(settings.hosts)), 0.5)
+        each_s = max(settings.timeout_s / (2 * len(settings.hosts)), 1.0)
         policy = TokenAwarePolicy(DCAwareRoundRobinPolicy(settings.datacenter))
         try:
             cluster = Cluster(
@@ -281,9 +292,9 @@ class Connection:
                 cluster.shutdown()
                 raise
         except (DriverException, NoHostAvailable, OSError) as error:
-            self._why = str(self._unavailable(error))
-            self._retry_at = time.monotonic() + RECONNECT_S
-            raise StoreUnavailable(self._why) from error
+            unavailable = self._unavailable(error)
+            self._pause(unavailable, RECONNECT_S)
+            raise unavailable from error
         self._session.default_fetch_size = None  # every statement has a LIMIT
         self._cluster = cluster
 
@@ -380,6 +391,18 @@ class Connection:
             raise StoreUnavailable(why)
 
     # Errors
+
+    def _pause(self, why: StoreUnavailable, seconds: float) -> None:
+        self._why = str(why)
+        self._retry_at = time.monotonic() + seconds
+
+    def _lost(self, error: Exception) -> StoreUnavailable:
+        """A request's error as ours; calls rest after one that found nobody answering."""
+        found = self._unavailable(error)
+        silent = time.monotonic() - self._answered_at >= SILENCE_S
+        if silent and isinstance(error, OperationTimedOut):
+            self._pause(found, PAUSE_S)
+        return found
 
     def _unavailable(self, error: Exception) -> StoreUnavailable:
         settings = self._settings
