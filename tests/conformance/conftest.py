@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import redis
 
-from tests.cassandra_node import Node, any_node
+from tests.cassandra_node import Node, any_node, own_node
 from tests.system import wait_until
 from uproar.bus import Bus
 from uproar.bus.valkey import ValkeyBus
@@ -65,14 +65,37 @@ def shared_cassandra() -> Iterator[Node]:
         yield node
 
 
+@pytest.fixture(scope="session")
+def shared_mortal_cassandra(shared_cassandra: Node) -> Iterator[Node]:
+    """A node that tests may kill and pause; all of them leave it serving."""
+    if shared_cassandra.server is not None:
+        yield shared_cassandra
+    else:
+        with own_node() as node:
+            yield node
+
+
+@pytest.fixture
+def cassandra(shared_cassandra: Node) -> Node:
+    """The shared node, its keyspace empty."""
+    shared_cassandra.empty()
+    return shared_cassandra
+
+
+@pytest.fixture
+def mortal_cassandra(shared_mortal_cassandra: Node) -> Node:
+    """A node to be killed, paused, restarted, its keyspace empty."""
+    shared_mortal_cassandra.empty()
+    return shared_mortal_cassandra
+
+
 @pytest.fixture(params=["sqlite", pytest.param("cassandra", marks=pytest.mark.stack)])
 def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[StoreOpener]:
     """Open stores of one adapter on an empty place."""
     if request.param == "sqlite":
         opener = StoreOpener({"data": str(tmp_path)})
     else:
-        node: Node = request.getfixturevalue("shared_cassandra")
-        node.empty()
+        node: Node = request.getfixturevalue("cassandra")
         opener = StoreOpener(node.flags())
     yield opener
     for store in opener.opened:

@@ -54,6 +54,8 @@ from uproar.store.cassandra.layout import Partition, Row
 from uproar.store.cassandra.statements import CONDITIONAL, SERIAL, STATEMENTS
 
 logger = logging.getLogger(__name__)
+# The driver warns at each try to reach a node; who calls us says once that the store is away.
+logging.getLogger("cassandra").setLevel(logging.ERROR)
 
 RECONNECT_S: Final = 0.5  # between two tries to reach a node that is down
 # A cluster that let a call wait in vain and answered nobody for so long is not asked again at once:
@@ -92,7 +94,11 @@ class Deadline:
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
-        self._until = time.monotonic() + seconds
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin anew: what went before was making tables, which no call asked for."""
+        self._until = time.monotonic() + self.seconds
 
     def left(self) -> float:
         """Return the seconds left; raises StoreUnavailable when there are none."""
@@ -168,7 +174,8 @@ class Connection:
             if time.monotonic() < self._retry_at:  # somebody else has just tried
                 raise StoreUnavailable(self._why)
             self._connect()
-            self._check()
+            if self._check():
+                deadline.restart()
             self._usable.set()
         except (DriverException, NoHostAvailable) as error:
             raise self._unavailable(error) from error
@@ -298,8 +305,11 @@ class Connection:
         self._session.default_fetch_size = None  # every statement has a LIMIT
         self._cluster = cluster
 
-    def _check(self) -> None:
-        """Compare the cluster with what the promises need; the writer makes what is missing."""
+    def _check(self) -> bool:
+        """Compare the cluster with what the promises need; whether tables had to be made.
+
+        Only the writer makes them.
+        """
         keyspace = self._settings.keyspace
         found = self._execute(schema.READ_KEYSPACE, (keyspace,))
         if not found and not self._writer:
@@ -333,6 +343,7 @@ class Connection:
             for statement in statements:
                 self._define(statement)
             self._execute(schema.PUT_VERSION.format(ks=keyspace), (number,))
+        return version < len(schema.MIGRATIONS)
 
     def _check_nodes(self) -> None:
         """Refuse nodes that acknowledge a row before it would survive a kill."""
@@ -413,14 +424,14 @@ class Connection:
             for cause in causes:
                 if isinstance(cause, (AuthenticationFailed, ssl.SSLError)):
                     return self._unavailable(cause)
-            if not causes:
+            if not causes and self._session is None:
                 return StoreUnavailable(
                     f"{where}, has no node that we may ask; is store.datacenter right, and is one "
                     f"up? ({error.args[0]})"
                 )
             return StoreUnavailable(
                 f"{where}, can't be reached; is it up, and are store.hosts and store.port right? "
-                f"({causes[0]})"
+                f"({causes[0] if causes else error.args[0]})"
             )
         if self.closed:
             return StoreUnavailable(f"{self.place}: this store was closed")

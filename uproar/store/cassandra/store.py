@@ -40,6 +40,7 @@ _TOP: Final = Place(_MAX, _MAX)
 
 Request = tuple[str, tuple[Any, ...]]
 Rows = list[tuple[Any, ...]]
+Placed = tuple[Any, ...]  # a row with its era before it
 
 
 class Shelf(NamedTuple):
@@ -247,10 +248,10 @@ class CassandraStore:
         within = Range(Place(era, _clamp(after)), Place(era, min(_clamp(upto), _MAX - 1) + 1))
         found: list[Event] = []
         shelf = _history(stream)
-        for at, rows in self._walk(shelf, within, snapshot, deadline, up=True, size=_size(limit)):
+        for rows in self._walk(shelf, within, snapshot, deadline, up=True, size=_size(limit)):
             if len(found) >= limit:
                 break
-            found += [self._event(at, *row)[1] for row in rows]
+            found += [self._event(*row)[1] for row in rows]
         return found[: max(limit, 0)]
 
     # Figures
@@ -331,11 +332,11 @@ class CassandraStore:
         if reader is not None and cleared > within.low:
             within = within._replace(low=cleared)
             first_page = None if up else listed
-        for era, rows in self._walk(shelf, within, snapshot, deadline, up, size, first_page):
-            comments = [self._event(era, *row) for row in rows if row[1] in layout.COMMENT_TYPES]
+        for rows in self._walk(shelf, within, snapshot, deadline, up, size, first_page):
+            comments = [self._event(*row) for row in rows if row[2] in layout.COMMENT_TYPES]
             marks = Marks(cleared)
             self._mark(marks, stream, comments, snapshot, deadline, approvals=reader is not None)
-            for _, event in comments:
+            for era, event in comments:
                 gone = marks.gone(era, event)
                 if reader is None or (gone is None and marks.shows(event, reader)):
                     yield StoredComment(era, event, gone)
@@ -350,8 +351,8 @@ class CassandraStore:
         lists = self._connection.read([_list(shelf, within, up) for shelf in shelves], deadline)
 
         def of(shelf: Shelf, listed: Rows) -> Iterator[tuple[int, Event]]:
-            for era, rows in self._walk(shelf, within, snapshot, deadline, up, size, listed):
-                for offset, *rest in rows:
+            for rows in self._walk(shelf, within, snapshot, deadline, up, size, listed):
+                for era, offset, *rest in rows:
                     yield era, decode(self._connection.place, offset, shelf.kind, *rest)
 
         runs = [of(*pair) for pair in zip(shelves, lists, strict=True) if pair[1]]
@@ -366,8 +367,8 @@ class CassandraStore:
         up: bool,
         size: int,
         listed: Rows | None = None,
-    ) -> Iterator[tuple[int, Rows]]:
-        """Yield (era, rows) in order; `listed` is the first page of the bucket list.
+    ) -> Iterator[list[Placed]]:
+        """Yield rows in order, in portions; `listed` is the first page of the bucket list.
 
         Begins with one bucket, and asks more at once each time that was not enough: a dense stream
         costs one request, a thin one some.
@@ -390,12 +391,15 @@ class CassandraStore:
                 wave = min(wave * 2, WAVE_MAX)
                 asks = [_Ask(shelf, within, snapshot, era, bucket) for era, bucket in chunk]
                 answers = self._connection.read([ask.request(up, size) for ask in asks], deadline)
+                found: list[Placed] = []
                 for ask, rows in zip(asks, answers, strict=True):
-                    yield ask.era, rows
+                    found += [(ask.era, *row) for row in rows]
                     while len(rows) == size:
+                        yield found
                         again = ask.request(up, size, beyond=rows[-1][0])
                         rows = self._connection.read([again], deadline)[0]
-                        yield ask.era, rows
+                        found = [(ask.era, *row) for row in rows]
+                yield found
             if len(page) < LIST_PAGE:
                 return
             era, bucket = page[-1][:2]
@@ -428,6 +432,7 @@ class CassandraStore:
                     min(snapshot.positions[era] + 1, high.offset if era == high.era else _MAX)
                     for era, _ in chunk
                 ]
+                found: list[Place] = []
                 while chunk:
                     answers = self._connection.read(
                         [
@@ -438,13 +443,15 @@ class CassandraStore:
                     )
                     # In order up to the first span that has more than it gave.
                     for n, ((era, _), rows) in enumerate(zip(chunk, answers, strict=True)):
-                        if rows:
-                            yield [Place(era, offset) for (offset,) in rows]
+                        found += [Place(era, offset) for (offset,) in rows]
                         if len(rows) == size:
+                            yield found
+                            found = []
                             chunk, tops = chunk[n:], [rows[-1][0], *tops[n + 1 :]]
                             break
                     else:
                         chunk = []
+                yield found
             if len(page) < LIST_PAGE:
                 return
             era, span = page[-1][:2]
