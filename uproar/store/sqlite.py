@@ -242,6 +242,9 @@ class SqliteStore:
 
     def epochs(self) -> list[Epoch]:
         """Return all epochs with their positions, in the order of their eras."""
+        if self._may_write:
+            with self._writing():
+                pass  # makes the file where there is none
         rows = self._read("SELECT era, epoch, position FROM epochs ORDER BY era", {})
         return [Epoch(*row) for row in rows]
 
