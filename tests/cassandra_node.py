@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import ipaddress
 import os
 import tempfile
 from collections.abc import Iterator
@@ -10,6 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import pkcs12
+from cryptography.x509.oid import NameOID
 
 from deploy.stack import jars
 from deploy.stack.__main__ import cache_dir
@@ -80,15 +87,69 @@ class Node:
                     session.execute(f"DROP KEYSPACE {name}")
 
 
+class Guarded(Cassandra):
+    """A node that wants a login over TLS; its first user is `cassandra`, with that password."""
+
+    def prepare(self) -> None:
+        super().prepare()
+        make_certificates(self.directory)
+        settings = self.directory / "cassandra.yaml"
+        text = settings.read_text()
+        text = text.replace("AllowAllAuthenticator", "PasswordAuthenticator")
+        text = text.replace("AllowAllAuthorizer", "CassandraAuthorizer")
+        settings.write_text(
+            f"{text}client_encryption_options: {{enabled: true, optional: false, keystore: "
+            f"{self.directory}/server.p12, keystore_password: test, store_type: PKCS12}}\n"
+        )
+
+    def command(self) -> list[str]:
+        java, *rest = super().command()
+        return [java, "-Dcassandra.superuser_setup_delay_ms=0", *rest]
+
+
+def make_certificates(directory: Path) -> None:
+    """Write `ca.pem`, `server.p12` for 127.0.0.1 (password `test`), and `other.pem` of nobody."""
+    now = datetime.datetime.now(datetime.UTC)
+
+    def certificate(name: str, key: Any, issuer: str, signer: Any, *, ca: bool) -> Any:
+        return (
+            x509.CertificateBuilder()
+            .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
+            .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, issuer)]))
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(minutes=5))
+            .not_valid_after(now + datetime.timedelta(hours=5))
+            .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
+            .add_extension(
+                x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]),
+                critical=False,
+            )
+            .sign(signer, hashes.SHA256())
+        )
+
+    keys = [ec.generate_private_key(ec.SECP256R1()) for _ in range(3)]
+    ca = certificate("test ca", keys[0], "test ca", keys[0], ca=True)
+    other = certificate("other ca", keys[1], "other ca", keys[1], ca=True)
+    server = certificate("node", keys[2], "test ca", keys[0], ca=False)
+    pem = serialization.Encoding.PEM
+    (directory / "ca.pem").write_bytes(ca.public_bytes(pem))
+    (directory / "other.pem").write_bytes(other.public_bytes(pem))
+    packed = pkcs12.serialize_key_and_certificates(
+        b"node", keys[2], server, [ca], serialization.BestAvailableEncryption(b"test")
+    )
+    (directory / "server.p12").write_bytes(packed)
+
+
 @contextmanager
-def own_node(sync: str = "batch") -> Iterator[Node]:
+def own_node(kind: type[Cassandra] = Cassandra) -> Iterator[Node]:
     """Start a node that the test may kill; skips where Cassandra was not fetched."""
     version = jars.CASSANDRA[0].version
     if not (cache_dir() / f"cassandra-{version}" / "complete").exists():
         pytest.skip("needs a Cassandra: make test-stack fetches one")
     with tempfile.TemporaryDirectory(prefix="cassandra") as directory:
         first, second, third = free_ports(3)
-        server = Cassandra(cache_dir(), Path(directory), (first, second, third), sync)
+        server = kind(cache_dir(), Path(directory), (first, second, third))
         try:
             server.start()
             yield Node(f"127.0.0.1:{first}", server)

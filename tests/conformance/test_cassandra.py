@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import subprocess
 import sys
 import threading
@@ -12,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cassandra.auth import PlainTextAuthProvider
 
-from tests.cassandra_node import Node
+from tests.cassandra_node import Guarded, Node, own_node
 from tests.conformance.test_store import (
     START,
     T0,
@@ -224,6 +226,48 @@ def test_a_refused_write_says_why_and_what_follows_goes_on(cassandra):
         assert (shown(store), store.position("e1")) == ([1], 1)
         put(store, said(2), said(3))
         assert shown(store) == [1, 2, 3]
+
+
+def test_login_and_certificate(tmp_path):
+    """A node that wants both, with users who may do all, only read, or nothing."""
+    secret, wrong = tmp_path / "secret", tmp_path / "wrong"
+    secret.write_text("cassandra\n")
+    wrong.write_text("guess\n")
+    with own_node(Guarded) as node:
+        at = node.server.directory
+        login = {"user": "cassandra", "password_file": str(secret)}
+        tls = {"ca_file": str(at / "ca.pem")}
+        with opened(node, **login, **tls) as store:
+            eventually(lambda: put(store, said(1)))  # the node makes its first user late
+            assert shown(store) == [1]
+        badly = {"user": "cassandra", "password_file": str(wrong)}
+        refused(node, "refused the login; check store.user and store.password_file", **badly, **tls)
+        refused(node, "store.password_file: .*nowhere can't be read", **tls, user="cassandra",
+                password_file=str(tmp_path / "nowhere"))  # fmt: skip
+        refused(node, "refused the login", **tls)
+        foreign = {"ca_file": str(at / "other.pem")}
+        refused(node, "has a certificate that store.ca_file does not vouch for", **login, **foreign)
+        refused(node, "store.ca_file: .* has no certificates", **login, ca_file=str(secret))
+        refused(node, "can't be reached", **login)
+        as_admin = {
+            "auth_provider": PlainTextAuthProvider("cassandra", "cassandra"),
+            "ssl_context": ssl.create_default_context(cafile=str(at / "ca.pem")),
+        }
+        with node.session(**as_admin) as session:
+            for role, right in (("reader", "SELECT"), ("archive", "ALL PERMISSIONS")):
+                session.execute(f"CREATE ROLE {role} WITH PASSWORD = 'cassandra' AND LOGIN = true")
+                session.execute(f"GRANT {right} ON KEYSPACE {node.keyspace} TO {role}")
+            session.execute("GRANT SELECT ON KEYSPACE system_views TO archive")
+        reader = {"user": "reader", "password_file": str(secret), **tls}
+        with opened(node, writer=False, **reader) as store:
+            assert shown(store) == [1]
+        refused(node, "GRANT SELECT ON KEYSPACE system_views TO reader", **reader)
+        with node.session(**as_admin) as session:
+            session.execute("GRANT SELECT ON KEYSPACE system_views TO reader")
+        time.sleep(2.1)  # a node remembers for 2 s what somebody may do
+        refused(node, "does not let store.user do that; GRANT", **reader)
+        with opened(node, **{**reader, "user": "archive"}) as store:
+            put(store, said(2))
 
 
 # Batches and eras without a transaction

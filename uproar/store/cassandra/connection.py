@@ -54,8 +54,9 @@ from uproar.store.cassandra.layout import Partition, Row
 from uproar.store.cassandra.statements import CONDITIONAL, SERIAL, STATEMENTS
 
 logger = logging.getLogger(__name__)
-# The driver warns at each try to reach a node; who calls us says once that the store is away.
-logging.getLogger("cassandra").setLevel(logging.ERROR)
+# The driver tells of each try to reach a node, with its traceback; who calls us says once, in a
+# sentence, that the store is away.
+logging.getLogger("cassandra").setLevel(logging.CRITICAL)
 
 RECONNECT_S: Final = 0.5  # between two tries to reach a node that is down
 # A cluster that let a call wait in vain and answered nobody for so long is not asked again at once:
@@ -350,7 +351,13 @@ class Connection:
         for host in self._nodes():
             try:
                 [(sync,)] = self._execute(schema.READ_SYNC, host=host)
-            except (InvalidRequest, Unauthorized, ValueError) as error:
+            except Unauthorized as error:
+                raise StoreUnavailable(
+                    f"store.user may not see whether node {host.address} keeps what it "
+                    "acknowledges; GRANT SELECT ON KEYSPACE system_views TO "
+                    f"{self._settings.user}"
+                ) from error
+            except (InvalidRequest, ValueError) as error:  # another server that speaks CQL
                 event(
                     logger, "commitlog_sync_unknown", level=logging.WARNING, node=host.address,
                     why=str(error), remedy="see to it that it is batch or group",
@@ -424,6 +431,8 @@ class Connection:
             for cause in causes:
                 if isinstance(cause, (AuthenticationFailed, ssl.SSLError)):
                     return self._unavailable(cause)
+                if "[SSL: " in str(cause):  # the driver wraps it in an OSError
+                    return self._unavailable(ssl.SSLError(str(cause)))
             if not causes and self._session is None:
                 return StoreUnavailable(
                     f"{where}, has no node that we may ask; is store.datacenter right, and is one "
