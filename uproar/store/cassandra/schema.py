@@ -93,7 +93,8 @@ def why_not_keyspace(
             f"ALTER KEYSPACE {keyspace} WITH durable_writes = true"
         )
     found = replication.get(datacenter, replication.get("replication_factor", "0"))
-    kept = int(found.partition("/")[0])  # "3/1": transient replicas
+    total, _, transient = found.partition("/")  # "3/1": one of the three is transient
+    kept = int(total) - int(transient or 0)
     if kept < copies:
         return (
             f"keyspace {keyspace} keeps {kept} copies in {datacenter}, store.replication asks for "
