@@ -336,7 +336,7 @@ def test_a_position_never_goes_back(cassandra):
 
 def test_pages_go_over_many_buckets(cassandra):
     """Three pages of the bucket list and of the list of spans, read from both ends."""
-    step = 1 << layout.SPAN_BITS
+    step = 1 << layout.ACT_BITS
     count = LIST_PAGE * 2 + 50
     with opened(cassandra) as store:
         events = []

@@ -91,10 +91,11 @@ class OnceMore(RetryPolicy):  # type: ignore[misc]
 
 
 class Deadline:
-    """When a call of the store's has to be over."""
+    """When a call of the store's has to be over, and each of its requests."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, each_s: float | None = None) -> None:
         self.seconds = seconds
+        self._each_s = each_s or seconds
         self.restart()
 
     def restart(self) -> None:
@@ -102,13 +103,13 @@ class Deadline:
         self._until = time.monotonic() + self.seconds
 
     def left(self) -> float:
-        """Return the seconds left; raises StoreUnavailable when there are none."""
+        """Return the seconds that a request has; raises StoreUnavailable when there are none."""
         left = self._until - time.monotonic()
         if left <= 0:
             raise StoreUnavailable(
                 f"Cassandra took more than {self.seconds:g} s to answer; ask for less"
             )
-        return left
+        return min(left, self._each_s)
 
 
 class Connection:
@@ -212,6 +213,9 @@ class Connection:
         return statement
 
     def _batches(self, rows: list[Row]) -> Iterable[Any]:
+        if len(rows) == 1:
+            yield self._bound(rows[0].statement, rows[0].values)
+            return
         batch, size = None, 0
         for row in rows:
             if batch is None:

@@ -49,8 +49,8 @@ MIGRATIONS: Final[list[tuple[str, ...]]] = [
         # Which partitions there are, with the time that they cover.
         """CREATE TABLE IF NOT EXISTS {ks}.buckets (
             stream text, kind text, era bigint, bucket bigint, first_ts bigint, last_ts bigint,
-            PRIMARY KEY ((stream, kind), era, bucket)
-        ) WITH CLUSTERING ORDER BY (era DESC, bucket DESC)""",
+            PRIMARY KEY ((stream), kind, era, bucket)
+        ) WITH CLUSTERING ORDER BY (kind ASC, era DESC, bucket DESC)""",
     ),
 ]
 

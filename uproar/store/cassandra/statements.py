@@ -48,7 +48,7 @@ STATEMENTS: Final[dict[str, str]] = {
         VALUES (?, ?, ?, ?, ?) USING TTL ? AND TIMESTAMP ?""",
     # Reading
     "buckets_down": f"{_BUCKETS} LIMIT ?",
-    "buckets_up": f"{_BUCKETS} ORDER BY era ASC, bucket ASC LIMIT ?",
+    "buckets_up": f"{_BUCKETS} ORDER BY kind DESC, era ASC, bucket ASC LIMIT ?",
     "history_down": f"SELECT {_ROW} FROM {{ks}}.history WHERE {_IN_BUCKET} LIMIT ?",
     "history_up": f"""SELECT {_ROW} FROM {{ks}}.history WHERE {_IN_BUCKET}
         ORDER BY offset ASC LIMIT ?""",
@@ -69,7 +69,7 @@ STATEMENTS: Final[dict[str, str]] = {
     "removals": """SELECT user_id, era, offset FROM {ks}.removals
         WHERE stream = ? AND user_id IN ?""",
     "clears": "SELECT era, offset FROM {ks}.clears WHERE stream = ? LIMIT ?",
-    "streams": "SELECT DISTINCT stream, kind FROM {ks}.buckets",
+    "streams": "SELECT DISTINCT stream FROM {ks}.buckets",
 }
 
 SERIAL: Final = frozenset({"eras"})  # read at serial consistency

@@ -33,6 +33,7 @@ from uproar.store.encoding import decode
 LIST_PAGE: Final = 256  # entries of a bucket list at a time
 WAVE_MAX: Final = 32  # buckets asked at once, where one after the other gave too little
 ROWS_MIN, ROWS_MAX = 20, 1000  # of one request
+WRITE_S: Final = 60.0  # a whole batch; each request has store.timeout_s
 IN_MAX: Final = 100  # keys of one IN
 
 _MAX: Final = (1 << 63) - 1
@@ -135,7 +136,9 @@ class CassandraStore:
         for _, event in events:
             if event.type not in DATA_OF:
                 raise ValueError(f"{event.type[:40]!r} at offset {event.offset} is no event type")
-        deadline = self._deadline()
+        # A batch over many streams is thousands of requests. A slow cluster must get through them:
+        # a repeat would begin anew. One that is silent is found out by any of them.
+        deadline = Deadline(WRITE_S, self._settings.timeout_s)
         known = era in self._eras.values() or era in self._read_eras(deadline).values()
         if not known:
             raise ValueError(f"era {era} is not in {self._connection.place}; call open_epoch first")
@@ -290,7 +293,7 @@ class CassandraStore:
     def streams(self) -> list[str]:
         """Return the names of all streams with history; goes through the whole cluster."""
         found = self._connection.read([("streams", ())], self._deadline())[0]
-        return sorted({stream for stream, _ in found})
+        return sorted(stream for (stream,) in found)
 
     def close(self) -> None:
         """Close the connections; calls under way end with StoreUnavailable."""
@@ -347,7 +350,7 @@ class CassandraStore:
         """Yield the events of some types with their eras, in order; asks all types at once."""
         deadline = self._deadline()
         snapshot = self._snapshot(deadline)
-        shelves = [Shelf(stream, type_, "acts", layout.SPAN_BITS) for type_ in sorted(types)]
+        shelves = [Shelf(stream, type_, "acts", layout.ACT_BITS) for type_ in sorted(types)]
         lists = self._connection.read([_list(shelf, within, up) for shelf in shelves], deadline)
 
         def of(shelf: Shelf, listed: Rows) -> Iterator[tuple[int, Event]]:
@@ -418,7 +421,7 @@ class CassandraStore:
         deadline: Deadline,
     ) -> Iterator[list[Place]]:
         """Yield where a user's comments stand, newest first, in portions."""
-        shelf = Shelf(stream, layout.COMMENTS, "user", layout.SPAN_BITS)
+        shelf = Shelf(stream, layout.COMMENTS, "user", layout.USER_BITS)
         high = _clamped(before) if before else _TOP
         slot, size = layout.slot_of(user_id), _size(limit)
         wave = 1
@@ -455,7 +458,7 @@ class CassandraStore:
             if len(page) < LIST_PAGE:
                 return
             era, span = page[-1][:2]
-            high = Place(era, span << layout.SPAN_BITS)
+            high = Place(era, span << layout.USER_BITS)
 
     def _at(self, stream: str, places: list[Place], deadline: Deadline) -> list[tuple[int, Event]]:
         """Return the events at some places, in the order of the places."""
