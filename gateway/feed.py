@@ -61,7 +61,7 @@ class Feed:
         self.bus = bus
         self.state = state
         self.store = store
-        self.in_pool = in_pool  # runs a blocking store call on a thread: in_pool(function, *args)
+        self.in_pool = in_pool  # runs a store call where it may wait: in_pool(function, *args)
         self.on_ready = on_ready
         self.on_events = on_events
         self.ephemeral: Ephemeral

@@ -242,6 +242,35 @@ def kick(user: str, stream: str | None, data: str | None, config_file: Path | No
         click.echo(f"kicked {user} from {seat.stream} (session {seat.session})")
 
 
+@main.command("move-history")
+@click.argument("data", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@_config_option
+def move_history(data: Path, config_file: Path | None) -> None:
+    """Copy the history of the data directory DATA into the configured store.
+
+    Repeat it to bring what was added meanwhile, or after an interruption.
+    """
+    config = _load(config_file, {})
+    from uproar.store import StoreUnavailable, open_store
+    from uproar.store.move import MoveError, move
+    from uproar.store.sqlite import SqliteStore
+
+    if config.store.engine == "sqlite":
+        raise Sentence('store.engine: "sqlite" is where history comes from; set "cassandra"')
+    source, target = SqliteStore(data / "store.db"), open_store(config, writer=True)
+    try:
+        copied = move(
+            source, target,
+            lambda epoch, at: click.echo(f"era {epoch.era}: {at} of {epoch.position}", err=True),
+        )  # fmt: skip
+    except (MoveError, StoreUnavailable) as error:
+        raise Sentence(str(error)) from error
+    finally:
+        source.close()
+        target.close()
+    click.echo(f"copied {copied} events; history stands in keyspace {config.store.keyspace}")
+
+
 @main.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @_data_option

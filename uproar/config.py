@@ -24,6 +24,11 @@ ENV_PREFIX = "UPROAR_"
 ENV_RESERVED = frozenset(
     f"UPROAR_{word}" for word in ("TOKEN", "ENGINE", "CHAT_DATA", "NATIVE", "DEBUG", "STACK")
 )
+# And whole families of them: which real servers tests use (`python -m deploy.stack --help`).
+ENV_RESERVED_PREFIXES = ("UPROAR_TEST_", "UPROAR_STACK_")
+
+STORE_ENGINES = ("sqlite", "cassandra")
+STORE_CONSISTENCIES = ("local_quorum", "quorum")
 
 MODERATION_STAGES = ("rules", "linear", "reputation")
 MODERATION_ACTIONS = ("allow", "flag", "hold", "delete")
@@ -113,6 +118,29 @@ class Log(_Section):
     keep_s: Annotated[float, Meta(ge=600, le=604_800)] = 600.0  # never trimmed within this
     batch_records: Annotated[int, Meta(ge=1, le=10_000)] = 1000  # per append
     timeout_s: Seconds = 5.0  # a blocked append or read
+
+
+class Store(_Section):
+    """History: the embedded SQLite file, or a Cassandra cluster (docs/scaling-out.md)."""
+
+    engine: str = "sqlite"  # or "cassandra"; what follows is Cassandra's
+    hosts: Annotated[list[str], Meta(min_length=1, max_length=64)] = msgspec.field(
+        default_factory=lambda: ["127.0.0.1"]  # any of them leads to the others
+    )
+    port: Annotated[int, Meta(ge=1, le=65535)] = 9042
+    keyspace: Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,47}$")] = "uproar"
+    datacenter: str = ""  # the one to talk to; empty: that of the host that answers first
+    # Copies of a row in that data center, for the keyspace when it is made; a keyspace with fewer
+    # is refused. Below 3 a node that is down takes the store with it.
+    replication: Annotated[int, Meta(ge=1, le=16)] = 3
+    consistency: str = "local_quorum"  # or "quorum", over all data centers
+    user: str = ""  # empty: no login
+    password_file: str = ""  # its first line
+    ca_file: str = ""  # PEM; given: TLS, and only to servers with a certificate of theirs
+    # How long comments are kept; 0: for good. Cassandra's limit is 20 years.
+    ttl_s: Annotated[int, Meta(ge=0, le=630_000_000)] = 0
+    timeout_s: Seconds = 5.0  # a whole call; the archive tries again, a page says "unavailable"
+    in_flight: Annotated[int, Meta(ge=1, le=1024)] = 64  # requests at a time of one process
 
 
 class State(_Section):
@@ -238,6 +266,7 @@ class Config(_Section):
     streams: Streams = msgspec.field(default_factory=Streams)
     limits: Limits = msgspec.field(default_factory=Limits)
     log: Log = msgspec.field(default_factory=Log)
+    store: Store = msgspec.field(default_factory=Store)
     state: State = msgspec.field(default_factory=State)
     sampling: Sampling = msgspec.field(default_factory=Sampling)
     emotes: dict[str, str] = msgspec.field(default_factory=dict)  # word → image URL
@@ -311,7 +340,9 @@ def load(
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"{file}: not TOML: {error}") from error
     for name, text in sorted((os.environ if environ is None else environ).items()):
-        if name.startswith(ENV_PREFIX) and name not in ENV_RESERVED:
+        if name in ENV_RESERVED or name.startswith(ENV_RESERVED_PREFIXES):
+            continue
+        if name.startswith(ENV_PREFIX):
             _put(tree, name[len(ENV_PREFIX) :].lower().split("__"), _literal(text), name)
     for dotted, value in (flags or {}).items():
         if value is not None:
@@ -346,6 +377,7 @@ def _check(config: Config) -> None:
         )
     if config.gateway.backlog_default > config.gateway.backlog_max:
         raise ConfigError("gateway.backlog_default: above gateway.backlog_max; raise the latter")
+    _check_store(config.store)
     _check_url(config.auth.jwks_url, "auth.jwks_url")
     for number, url in enumerate(config.webhooks.targets):
         _check_url(url or "-", f"webhooks.targets[{number}]")
@@ -367,6 +399,17 @@ def _check_url(url: str, path: str) -> None:
         sound = False
     if not sound or "@" in parts.netloc or not (url.isascii() and url.isprintable()) or " " in url:
         raise ConfigError(f"{path}: write https://HOST[:PORT]/PATH (http:// for a server nearby)")
+
+
+def _check_store(store: Store) -> None:
+    for field, known in (("engine", STORE_ENGINES), ("consistency", STORE_CONSISTENCIES)):
+        value = getattr(store, field)
+        if value not in known:
+            raise ConfigError(f'store.{field}: "{value}" is unknown; take {" or ".join(known)}')
+    if not all(store.hosts):
+        raise ConfigError("store.hosts: an empty name; write host names or addresses")
+    if bool(store.user) != bool(store.password_file):
+        raise ConfigError("store.user: goes together with store.password_file; give both")
 
 
 def _check_moderation(moderation: Moderation) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import redis
 
+from tests.cassandra_node import Node, any_node, own_node
 from tests.system import wait_until
 from uproar.bus import Bus
 from uproar.bus.valkey import ValkeyBus
@@ -22,7 +23,7 @@ from uproar.log.valkey import ValkeyLog
 from uproar.state import State
 from uproar.state.valkey import ValkeyState
 from uproar.store import Store
-from uproar.store.sqlite import SqliteStore
+from uproar.store import open_store as make_store
 from uproar.valkey_client import connect
 from uproar.valkey_server import Role, arguments, find_binary, ready_check
 
@@ -32,31 +33,70 @@ TIMEOUT_S = 0.5  # of a call whose server does not answer
 class StoreOpener:
     """Opens stores on one place, as several processes would; closes them after the test."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, flags: dict[str, Any]) -> None:
+        self.flags = flags
         self.opened: list[Store] = []
 
     def __call__(self, *, writer: bool = False) -> Store:
         """Open one more."""
-        store = SqliteStore(self.path, writer=writer)
+        store = make_store(load(environ={}, flags=self.flags), writer=writer)
         self.opened.append(store)
         return store
+
+    def go_where_nothing_is(self) -> None:
+        """Open the next ones where no archive ever was."""
+        if self.flags.get("store.engine") == "cassandra":
+            self.flags["store.keyspace"] += "_new"
 
     @property
     def code(self) -> str:
         """Python that opens the same place for writing as `store`, for a process of its own."""
         return (
-            "from pathlib import Path\n"
-            "from uproar.store.sqlite import SqliteStore\n"
-            f"store = SqliteStore(Path({str(self.path)!r}), writer=True)\n"
+            "from uproar.config import load\n"
+            "from uproar.store import open_store\n"
+            f"store = open_store(load(environ={{}}, flags={self.flags!r}), writer=True)\n"
         )
 
 
-@pytest.fixture(params=["sqlite"])
+@pytest.fixture(scope="session")
+def shared_cassandra() -> Iterator[Node]:
+    """A node for all tests that do no harm to it."""
+    with any_node() as node:
+        yield node
+
+
+@pytest.fixture(scope="session")
+def shared_mortal_cassandra(shared_cassandra: Node) -> Iterator[Node]:
+    """A node that tests may kill and pause; all of them leave it serving."""
+    if shared_cassandra.server is not None:
+        yield shared_cassandra
+    else:
+        with own_node() as node:
+            yield node
+
+
+@pytest.fixture
+def cassandra(shared_cassandra: Node) -> Node:
+    """The shared node, its keyspace empty."""
+    shared_cassandra.empty()
+    return shared_cassandra
+
+
+@pytest.fixture
+def mortal_cassandra(shared_mortal_cassandra: Node) -> Node:
+    """A node to be killed, paused, restarted, its keyspace empty."""
+    shared_mortal_cassandra.empty()
+    return shared_mortal_cassandra
+
+
+@pytest.fixture(params=["sqlite", pytest.param("cassandra", marks=pytest.mark.stack)])
 def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[StoreOpener]:
     """Open stores of one adapter on an empty place."""
-    assert request.param == "sqlite"
-    opener = StoreOpener(tmp_path / "store.db")
+    if request.param == "sqlite":
+        opener = StoreOpener({"data": str(tmp_path)})
+    else:
+        node: Node = request.getfixturevalue("cassandra")
+        opener = StoreOpener(node.flags())
     yield opener
     for store in opener.opened:
         store.close()
