@@ -25,6 +25,8 @@ ENV_RESERVED = frozenset(
     f"UPROAR_{word}" for word in ("TOKEN", "ENGINE", "CHAT_DATA", "NATIVE", "DEBUG", "STACK")
 )
 
+STATE_ENGINES = ("valkey", "cluster")
+CLUSTER_SHARDS = 100
 MODERATION_STAGES = ("rules", "linear", "reputation")
 MODERATION_ACTIONS = ("allow", "flag", "hold", "delete")
 
@@ -114,14 +116,29 @@ class Log(_Section):
 
 
 class State(_Section):
-    """The embedded bus and state: the second Valkey."""
+    """Bus and state: the second embedded Valkey, or a Redis or Valkey Cluster."""
 
-    max_memory_mb: Annotated[int, Meta(ge=64)] = 512
+    engine: str = "valkey"  # the embedded one; or "cluster"
+    nodes: Annotated[list[str], Meta(max_length=1000)] = []  # HOST:PORT of some of a cluster
+    username: str = ""  # of the cluster's ACL; empty: its default user
+    password: str = ""  # better in UPROAR_STATE__PASSWORD than in a file that others read
+    tls: bool = False  # on whenever `ca_file` is set
+    ca_file: str = ""  # who signed the nodes' certificates; empty: whom this machine trusts
+    cert_file: str = ""  # our own certificate, where the cluster asks for one
+    key_file: str = ""
+    max_memory_mb: Annotated[int, Meta(ge=64)] = 512  # of the embedded one
     timeout_s: Seconds = 2.0
     ring_s: Seconds = 120.0  # how long a batch stays in the ring
     ring_bytes: Annotated[int, Meta(ge=65_536)] = 4 << 20  # per stream
     interest_lease_s: Seconds = 30.0
     gateway_lease_s: Seconds = 5.0  # a dead gateway's viewers leave the count within this
+
+
+class Bus(_Section):
+    """How batches are spread over gateways; each gateway process listens on one shard."""
+
+    # 0: 1 on the embedded Valkey, 100 on a cluster, where they spread a stream over the masters.
+    shards: Annotated[int, Meta(ge=0, le=10_000)] = 0
 
 
 class Ingest(_Section):
@@ -237,6 +254,7 @@ class Config(_Section):
     limits: Limits = msgspec.field(default_factory=Limits)
     log: Log = msgspec.field(default_factory=Log)
     state: State = msgspec.field(default_factory=State)
+    bus: Bus = msgspec.field(default_factory=Bus)
     sampling: Sampling = msgspec.field(default_factory=Sampling)
     emotes: dict[str, str] = msgspec.field(default_factory=dict)  # word → image URL
     reactions: Reactions = msgspec.field(default_factory=Reactions)
@@ -250,6 +268,11 @@ class Config(_Section):
     def data_dir(self) -> Path:
         """The data directory, absolute."""
         return Path(self.data).expanduser().resolve()
+
+    @property
+    def shards(self) -> int:
+        """The number of shards of the bus."""
+        return self.bus.shards or (CLUSTER_SHARDS if self.state.engine == "cluster" else 1)
 
     @property
     def jwks_path(self) -> Path:
@@ -326,9 +349,11 @@ def load(
     return config
 
 
-def dump(config: Config) -> str:
-    """Return the tree as TOML, in the order of its definition."""
+def dump(config: Config, *, secrets: bool = True) -> str:
+    """Return the tree as TOML, in the order of its definition; passwords as `***` on request."""
     tree = msgspec.to_builtins(config)
+    if not secrets and tree["state"]["password"]:
+        tree["state"]["password"] = "***"
     lines = [f"data = {_toml(tree.pop('data'))}"]
     for section, values in tree.items():
         lines += ["", f"[{section}]"]
@@ -348,6 +373,7 @@ def _check(config: Config) -> None:
     for number, url in enumerate(config.webhooks.targets):
         _check_url(url or "-", f"webhooks.targets[{number}]")
     _check_moderation(config.moderation)
+    _check_state(config.state)
     if config.server.port and config.server.port == config.server.admin_port:
         raise ConfigError(
             f"server.admin_port: {config.server.port} is taken by server.port; choose another"
@@ -365,6 +391,21 @@ def _check_url(url: str, path: str) -> None:
         sound = False
     if not sound or "@" in parts.netloc or not (url.isascii() and url.isprintable()) or " " in url:
         raise ConfigError(f"{path}: write https://HOST[:PORT]/PATH (http:// for a server nearby)")
+
+
+def _check_state(state: State) -> None:
+    if state.engine not in STATE_ENGINES:
+        raise ConfigError(
+            f'state.engine: "{state.engine}" is none; take {" or ".join(STATE_ENGINES)}'
+        )
+    for number, node in enumerate(state.nodes):
+        host, _, port = node.rpartition(":")
+        if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65_536:
+            raise ConfigError(f'state.nodes[{number}]: "{node}" is no HOST:PORT')
+    if state.engine == "cluster" and not state.nodes:
+        raise ConfigError('state.nodes: name some of the cluster\'s nodes, ["HOST:PORT", …]')
+    if bool(state.cert_file) != bool(state.key_file):
+        raise ConfigError("state.key_file: goes with state.cert_file; set both or none")
 
 
 def _check_moderation(moderation: Moderation) -> None:

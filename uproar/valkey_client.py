@@ -1,22 +1,36 @@
-"""Clients for the embedded Valkeys: one place for sockets, deadlines and the mapping of errors.
+"""Clients for Valkeys: one place for sockets, deadlines and the mapping of errors.
 
-No automatic retries: an append whose answer was lost may have happened, and only the caller knows
-whether saying it twice is harmless.
+`connect` gives redis-py's client, `OneServer` runs pipelines of raw commands. No automatic retries:
+an append whose answer was lost may have happened, and only the caller knows whether saying it twice
+is harmless.
 """
 
 from __future__ import annotations
 
 import select
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, Final, Protocol, TypeAlias
 
 import redis
 from redis.backoff import NoBackoff
+from redis.connection import UnixDomainSocketConnection
 from redis.retry import Retry
 
 # What redis-py raises when the server is away, starting, or too slow.
 AWAY = (redis.ConnectionError, redis.TimeoutError, redis.BusyLoadingError, OSError, select.error)
+
+# Of a process to one server: more callers wait for a free one, so that a thousand greenlets that
+# open a stream each are no thousand connections.
+CONNECTIONS: Final = 32
+
+# What is here already is read even when another server has used up all of the time.
+LEAST_S: Final = 0.02
+
+# A verb, then its key; of EVAL the key is the fourth.
+Command: TypeAlias = tuple[str | bytes | int | float, ...]
 
 
 def connect(path: Path, timeout_s: float) -> redis.Redis:
@@ -25,9 +39,14 @@ def connect(path: Path, timeout_s: float) -> redis.Redis:
         unix_socket_path=str(path),
         socket_timeout=timeout_s,
         socket_connect_timeout=timeout_s,
-        retry=Retry(NoBackoff(), 0),
+        retry=no_retry(),
         protocol=2,
     )
+
+
+def no_retry() -> Retry:
+    """Return redis-py's policy of trying once."""
+    return Retry(NoBackoff(), 0)
 
 
 @contextmanager
@@ -35,7 +54,99 @@ def errors_as(lost: type[Exception], what: str) -> Iterator[None]:
     """Turn redis-py's errors into the role's own, with a sentence."""
     try:
         yield
-    except AWAY as error:
-        raise lost(f"{what} does not answer: {error}") from error
-    except redis.RedisError as error:
-        raise lost(f"{what} refused: {error}") from error
+    except (redis.RedisError, *AWAY) as error:
+        raise lost(sentence(error, what)) from error
+
+
+def sentence(error: BaseException, what: str) -> str:
+    """Say what an error of redis-py means."""
+    if isinstance(error, redis.AuthenticationError):
+        # redis-py takes it for a failed connection, but waiting does not help.
+        return f"{what} refused: {error}; look at its username and password"
+    if isinstance(error, AWAY):
+        return f"{what} does not answer: {error}"
+    return f"{what} refused: {error}"
+
+
+class Server(Protocol):
+    """One server or a cluster of them, for pipelines of commands on one key each."""
+
+    def run(self, *parts: Sequence[Command]) -> list[Any]:
+        """Return one answer a command, in order; an exception of redis-py where it failed.
+
+        A part begins after the one before it was answered. The deadline is that of the whole call.
+        """
+
+    def close(self) -> None:
+        """Close the connections."""
+
+
+class Flight:
+    """Commands on their way over one connection, which is given back once they are answered."""
+
+    def __init__(self, pool: Any, commands: Sequence[Command]) -> None:
+        """Send; raises redis-py's errors when that fails."""
+        self._pool = pool
+        self._count = 0
+        self._connection = pool.get_connection()
+        try:
+            self._connection.send_packed_command(self._connection.pack_commands(commands))
+            self._count = len(commands)
+        except BaseException:
+            self.drop()
+            raise
+
+    def answers(self, until: float) -> list[Any]:
+        """Return one answer or refusal a command; raises AWAY errors, at `until` (monotonic)."""
+        found: list[Any] = []
+        try:
+            for _ in range(self._count):
+                left = max(LEAST_S, until - time.monotonic())
+                try:
+                    found.append(self._connection.read_response(timeout=left))
+                except redis.ResponseError as refusal:
+                    found.append(refusal)
+        except BaseException:
+            self.drop()
+            raise
+        connection, self._connection = self._connection, None
+        self._pool.release(connection)
+        return found
+
+    def drop(self) -> None:
+        """Close the connection, if it is still ours: what it would answer nobody reads."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.disconnect()
+            self._pool.release(connection)
+
+
+class OneServer:
+    """`Server` on the Valkey behind a Unix socket."""
+
+    def __init__(self, path: Path, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        self._pool = redis.BlockingConnectionPool(  # type: ignore[no-untyped-call]
+            max_connections=CONNECTIONS,
+            timeout=timeout_s,
+            connection_class=UnixDomainSocketConnection,
+            path=str(path),
+            socket_timeout=timeout_s,
+            socket_connect_timeout=timeout_s,
+            retry=no_retry(),
+            protocol=2,
+        )
+
+    def run(self, *parts: Sequence[Command]) -> list[Any]:
+        commands = [command for part in parts for command in part]
+        if not commands:
+            return []
+        until = time.monotonic() + self._timeout_s
+        try:
+            # One pipeline for all parts: one server runs them in their order anyway.
+            return Flight(self._pool, commands).answers(until)
+        except (redis.RedisError, *AWAY) as error:
+            return [error] * len(commands)
+
+    def close(self) -> None:
+        self._pool.disconnect()

@@ -187,7 +187,7 @@ def test_the_minutes_of_presence(state):
 
 def test_presence_leaves_no_key_behind(state, state_server):
     state.add_present([Present("s", NOW, ["a"])])
-    (key,) = state_server.client().keys("stream:viewers:*")
+    (key,) = state_server.client().scan_iter("stream:viewers:*")
     assert 60 <= state_server.client().ttl(key) <= 180
 
 
