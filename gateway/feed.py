@@ -386,14 +386,22 @@ class Feed:
 
     # -- leases and the probe ---------------------------------------------------------------------
 
-    def _interest(self, streams: list[str]) -> None:
-        if streams:
-            until = time.time() + self.config.state.interest_lease_s
-            self.state.add_interest(streams, self.shard, until)
+    def _interest(self, streams: list[str]) -> list[str]:
+        """Lease the streams; return those that had no lease of ours."""
+        if not streams:
+            return []
+        until = time.time() + self.config.state.interest_lease_s
+        return self.state.add_interest(streams, self.shard, until)
 
     def renew(self) -> None:
-        """Say again which streams are watched here; raises StateLost."""
-        self._interest(list(self.live))
+        """Say again which streams are watched here; raises StateLost.
+
+        Where the lease was lost, with a master of a cluster for example, batches have gone past us.
+        """
+        for stream in self._interest(list(self.live)):
+            live = self.live.get(stream)
+            if live is not None:
+                self.hear(live)
 
     def _renew(self) -> None:
         lease_s = self.config.state.interest_lease_s

@@ -10,7 +10,8 @@ import signal
 import socket
 import subprocess
 import tempfile
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,8 @@ class ValkeyCluster:
         self.password = password
         self.tls = tls
         self._directory = tempfile.TemporaryDirectory(prefix="upc")
+        self._password_file = Path(self._directory.name) / "password"
+        self._password_file.write_text(password)
         count = MASTERS * (1 + replicas)
         ports = free_ports(2 * count)
         self.nodes = [
@@ -211,7 +214,7 @@ class ValkeyCluster:
             "state.engine": "cluster",
             "state.nodes": self.addresses[:2],  # the others are found
             "state.timeout_s": TIMEOUT_S,
-            "state.password": self.password,
+            "state.password_file": str(self._password_file) if self.password else "",
             "state.ca_file": str(self.tls[0]) if self.tls is not None else "",
         }
         flags |= {key.replace("__", "."): value for key, value in more.items()}
@@ -266,3 +269,14 @@ class ValkeyCluster:
         self.close_opened()
         self.kill()
         self._directory.cleanup()
+
+
+@contextmanager
+def running(**options: Any) -> Iterator[ValkeyCluster]:
+    """A cluster for as long as it is needed."""
+    cluster = ValkeyCluster(**options)
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.remove()

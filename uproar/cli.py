@@ -267,7 +267,7 @@ def config(data: str | None, config_file: Path | None) -> None:
     """Print the effective configuration as TOML."""
     from uproar.config import dump
 
-    click.echo(dump(_load(config_file, {"data": data}), secrets=False), nl=False)
+    click.echo(dump(_load(config_file, {"data": data})), nl=False)
 
 
 def _load(file: Path | None, flags: dict[str, Any]) -> Config:

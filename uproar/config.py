@@ -120,11 +120,10 @@ class State(_Section):
 
     engine: str = "valkey"  # the embedded one; or "cluster"
     nodes: Annotated[list[str], Meta(max_length=1000)] = []  # HOST:PORT of some of a cluster
-    username: str = ""  # of the cluster's ACL; empty: its default user
-    password: str = ""  # better in UPROAR_STATE__PASSWORD than in a file that others read
-    tls: bool = False  # on whenever `ca_file` is set
-    ca_file: str = ""  # who signed the nodes' certificates; empty: whom this machine trusts
-    cert_file: str = ""  # our own certificate, where the cluster asks for one
+    user: str = ""  # of its access list; empty: its default user
+    password_file: str = ""  # its first line; empty: no password
+    ca_file: str = ""  # PEM; given: TLS, and only to nodes with a certificate of theirs
+    cert_file: str = ""  # our own certificate, where the nodes ask for one
     key_file: str = ""
     max_memory_mb: Annotated[int, Meta(ge=64)] = 512  # of the embedded one
     timeout_s: Seconds = 2.0
@@ -349,11 +348,9 @@ def load(
     return config
 
 
-def dump(config: Config, *, secrets: bool = True) -> str:
-    """Return the tree as TOML, in the order of its definition; passwords as `***` on request."""
+def dump(config: Config) -> str:
+    """Return the tree as TOML, in the order of its definition."""
     tree = msgspec.to_builtins(config)
-    if not secrets and tree["state"]["password"]:
-        tree["state"]["password"] = "***"
     lines = [f"data = {_toml(tree.pop('data'))}"]
     for section, values in tree.items():
         lines += ["", f"[{section}]"]
@@ -405,7 +402,11 @@ def _check_state(state: State) -> None:
     if state.engine == "cluster" and not state.nodes:
         raise ConfigError('state.nodes: name some of the cluster\'s nodes, ["HOST:PORT", …]')
     if bool(state.cert_file) != bool(state.key_file):
-        raise ConfigError("state.key_file: goes with state.cert_file; set both or none")
+        raise ConfigError("state.key_file: goes together with state.cert_file; give both")
+    if state.cert_file and not state.ca_file:
+        raise ConfigError("state.ca_file: goes together with state.cert_file; give both")
+    if state.user and not state.password_file:
+        raise ConfigError("state.user: goes together with state.password_file; give both")
 
 
 def _check_moderation(moderation: Moderation) -> None:

@@ -62,7 +62,7 @@ def sentence(error: BaseException, what: str) -> str:
     """Say what an error of redis-py means."""
     if isinstance(error, redis.AuthenticationError):
         # redis-py takes it for a failed connection, but waiting does not help.
-        return f"{what} refused: {error}; look at its username and password"
+        return f"{what} refused: {error}; look at its user and password"
     if isinstance(error, AWAY):
         return f"{what} does not answer: {error}"
     return f"{what} refused: {error}"
@@ -84,11 +84,11 @@ class Server(Protocol):
 class Flight:
     """Commands on their way over one connection, which is given back once they are answered."""
 
-    def __init__(self, pool: Any, commands: Sequence[Command]) -> None:
-        """Send; raises redis-py's errors when that fails."""
+    def __init__(self, pool: Any, connection: Any, commands: Sequence[Command]) -> None:
+        """Send over a connection of the pool; raises redis-py's errors when that fails."""
         self._pool = pool
         self._count = 0
-        self._connection = pool.get_connection()
+        self._connection = connection
         try:
             self._connection.send_packed_command(self._connection.pack_commands(commands))
             self._count = len(commands)
@@ -126,7 +126,7 @@ class OneServer:
 
     def __init__(self, path: Path, timeout_s: float) -> None:
         self._timeout_s = timeout_s
-        self._pool = redis.BlockingConnectionPool(  # type: ignore[no-untyped-call]
+        self._pool: Any = redis.BlockingConnectionPool(  # type: ignore[no-untyped-call]
             max_connections=CONNECTIONS,
             timeout=timeout_s,
             connection_class=UnixDomainSocketConnection,
@@ -144,7 +144,7 @@ class OneServer:
         until = time.monotonic() + self._timeout_s
         try:
             # One pipeline for all parts: one server runs them in their order anyway.
-            return Flight(self._pool, commands).answers(until)
+            return Flight(self._pool, self._pool.get_connection(), commands).answers(until)
         except (redis.RedisError, *AWAY) as error:
             return [error] * len(commands)
 

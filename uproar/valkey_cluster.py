@@ -38,11 +38,19 @@ LEAST_S: Final = 0.05  # given to each node that is asked who owns what, however
 _SLOTS: Final[Command] = ("CLUSTER", "SLOTS")
 
 
+class Unsent(redis.ConnectionError):
+    """No connection could be made: the command was not run, whoever waits for it."""
+
+
 class Topology(NamedTuple):
-    """Who owns what: `owners[slot]`, None where nobody does; `nodes` are masters and replicas."""
+    """Who owns what: `owners[slot]`, None where nobody does.
+
+    `nodes` are masters and replicas, `alone` the masters without a replica.
+    """
 
     owners: tuple[Address | None, ...]
     nodes: tuple[Address, ...]
+    alone: tuple[Address, ...]
 
     @property
     def masters(self) -> list[Address]:
@@ -74,11 +82,14 @@ def parse_slots(answer: list[Any], asked: Address) -> Topology:
     """Return what CLUSTER SLOTS says; a node without a host is where it was `asked`."""
     owners: list[Address | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
     nodes: dict[Address, None] = {}
+    alone: dict[Address, None] = {}
     for first, last, *its_nodes in answer:
         found = [_address(host, port, asked[0]) for host, port, *_ in its_nodes]
         nodes |= dict.fromkeys(found)
         owners[first : last + 1] = [found[0]] * (last - first + 1)
-    return Topology(tuple(owners), tuple(nodes))
+        if len(found) == 1:
+            alone[found[0]] = None
+    return Topology(tuple(owners), tuple(nodes), tuple(alone))
 
 
 def _address(host: bytes | str | None, port: int, asked_host: str) -> Address:
@@ -144,12 +155,16 @@ class Cluster:
                     asking[index] = _address(answer.host, answer.port, places[index][0])
                 elif isinstance(answer, TryAgainError):
                     later = True
-            # MOVED is a kind of ASK to redis-py.
-            waiting = [i for i in waiting if isinstance(answers[i], AskError | TryAgainError)]
-            if not waiting or time.monotonic() >= until:
-                break
             if moved:
                 self._moved(moved)
+            sent_on = [i for i in waiting if isinstance(answers[i], AskError | TryAgainError)]
+            unsent = [index for index in waiting if isinstance(answers[index], Unsent)]
+            owners = self._owners(until) if unsent else None
+            if owners is not None:  # who can't be reached may have been replaced long ago
+                sent_on += [index for index in unsent if owners[slots[index]] != places[index]]
+            waiting = sorted(sent_on)
+            if not waiting or time.monotonic() >= until:
+                break
             if later:
                 time.sleep(TRY_AGAIN_S)
         return answers
@@ -196,7 +211,7 @@ class Cluster:
             # In one order, so that two callers never wait for each other's connections.
             for place in sorted(sent):
                 try:
-                    flights[place] = Flight(self._pool(place), sent[place])
+                    flights[place] = self._send(place, sent[place])
                 except (redis.RedisError, *AWAY) as error:
                     answers[place] = self._failed(place, error, len(sent[place]))
             for place, flight in flights.items():
@@ -212,6 +227,16 @@ class Cluster:
             isinstance(answer, ClusterDownError) for its in answers.values() for answer in its
         )
         return answers
+
+    def _send(self, place: Address, commands: list[Command]) -> Flight:
+        pool: Any = self._pool(place)
+        try:
+            connection = pool.get_connection()
+        except redis.AuthenticationError:
+            raise
+        except AWAY as error:
+            raise Unsent(str(error)) from error
+        return Flight(pool, connection, commands)
 
     def _failed(self, place: Address, error: Exception, count: int) -> list[Any]:
         self.generation += 1
@@ -229,6 +254,12 @@ class Cluster:
             )
             pool = self._pools.setdefault(place, pool)
         return pool
+
+    def _owners(self, until: float) -> tuple[Address | None, ...] | None:
+        try:
+            return self.topology(until).owners
+        except (redis.RedisError, *AWAY):
+            return None
 
     # -- who owns what ----------------------------------------------------------------------------
 
@@ -313,8 +344,8 @@ def connection_options(state: State, place: Address, timeout_s: float) -> dict[s
     options: dict[str, Any] = {
         "host": place[0],
         "port": place[1],
-        "username": state.username or None,
-        "password": state.password or None,
+        "username": state.user or None,
+        "password": _password(state),
         "socket_timeout": timeout_s,
         "socket_connect_timeout": timeout_s,
         "socket_keepalive": True,
@@ -322,7 +353,7 @@ def connection_options(state: State, place: Address, timeout_s: float) -> dict[s
         "protocol": 2,
         "driver_info": None,  # two round trips of every new connection
     }
-    if state.tls or state.ca_file:
+    if state.ca_file:
         options |= {
             "connection_class": redis.SSLConnection,
             "ssl_ca_certs": _file(state.ca_file),
@@ -330,6 +361,16 @@ def connection_options(state: State, place: Address, timeout_s: float) -> dict[s
             "ssl_keyfile": _file(state.key_file),
         }
     return options
+
+
+def _password(state: State) -> str | None:
+    if not state.password_file:
+        return None
+    path = Path(state.password_file).expanduser()
+    try:
+        return path.read_text("utf-8").partition("\n")[0].strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise redis.AuthenticationError(f"{path} can't be read: {error}") from error
 
 
 def connection_to(state: State, place: Address, timeout_s: float) -> Any:

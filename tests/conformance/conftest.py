@@ -15,6 +15,7 @@ import redis
 
 from tests.system import wait_until
 from tests.valkey_cluster import ValkeyCluster
+from tests.valkey_cluster import running as running_cluster
 from uproar import bus as buses
 from uproar import state as states
 from uproar.bus import Bus
@@ -142,15 +143,6 @@ def _running(role: Role) -> Iterator[Server]:
         server.remove()
 
 
-def _running_cluster() -> Iterator[ValkeyCluster]:
-    cluster = ValkeyCluster()
-    try:
-        cluster.start()
-        yield cluster
-    finally:
-        cluster.remove()
-
-
 def _emptied(server: Any) -> Iterator[Any]:
     server.client().flushall()
     yield server
@@ -172,7 +164,8 @@ def shared_state_server() -> Iterator[Server]:
 @pytest.fixture(scope="session")
 def shared_cluster() -> Iterator[ValkeyCluster]:
     """A cluster of bus and state for all tests that do no harm to it."""
-    yield from _running_cluster()
+    with running_cluster() as cluster:
+        yield cluster
 
 
 @pytest.fixture
@@ -200,13 +193,18 @@ def mortal_log_server() -> Iterator[Server]:
 @pytest.fixture(params=STATE_ENGINES)
 def mortal_state_server(request: pytest.FixtureRequest) -> Iterator[Server | ValkeyCluster]:
     """A server or a cluster of bus and state of the test's own."""
-    yield from _running("state") if request.param == "valkey" else _running_cluster()
+    if request.param == "cluster":
+        with running_cluster() as cluster:
+            yield cluster
+    else:
+        yield from _running("state")
 
 
 @pytest.fixture
 def mortal_cluster() -> Iterator[ValkeyCluster]:
     """A cluster of the test's own."""
-    yield from _running_cluster()
+    with running_cluster() as cluster:
+        yield cluster
 
 
 def open_log(server: Server) -> Log:
