@@ -157,6 +157,7 @@ class Cluster:
                     later = True
             if moved:
                 self._moved(moved)
+            # MOVED is a kind of ASK to redis-py.
             sent_on = [i for i in waiting if isinstance(answers[i], AskError | TryAgainError)]
             unsent = [index for index in waiting if isinstance(answers[index], Unsent)]
             owners = self._owners(until) if unsent else None

@@ -293,6 +293,37 @@ def test_without_replicas_a_master_takes_its_keys_with_it_and_brings_them_back(c
         assert subscribed(cluster, bus, [channel(s, 0) for s in STREAMS])
 
 
+def test_interest_is_read_after_the_ring_is_written_though_their_masters_differ(
+    state_server_cluster,
+):
+    """A gateway writes its interest, then reads the ring: one of both has the batch."""
+    cluster = state_server_cluster
+    state, other = open_state(cluster, state__timeout_s=5.0), open_state(cluster)
+    stream = next(
+        stream
+        for stream in STREAMS
+        if cluster.owner(f"stream:{stream}:ring") is not cluster.owner(f"stream:{stream}:interest")
+    )
+    state.write_rings([RingWrite(stream, 1, b"x", 0)], time.time())
+    shards: list[list[list[int]]] = []
+    writing = threading.Thread(
+        target=lambda: shards.append(
+            state.write_rings([RingWrite(stream, 2, b"x", 0)], time.time())
+        )
+    )
+    owner = cluster.owner(f"stream:{stream}:ring")
+    owner.signal(signal.SIGSTOP)
+    try:
+        writing.start()
+        writing.join(0.3)
+        assert writing.is_alive()
+        other.add_interest([stream], 9, time.time() + 30)
+    finally:
+        owner.signal(signal.SIGCONT)
+    writing.join(10)
+    assert shards == [[[9]]]
+
+
 def test_no_command_grows_with_viewers_and_keys_lie_on_all_masters(state_server_cluster):
     cluster = state_server_cluster
     state = open_state(cluster)
