@@ -128,6 +128,10 @@ class Cluster:
         answers = self._exchange({master: [command] for master in masters}, until)
         return {master: answers[master][0] for master in masters}
 
+    def ask(self, node: Address, commands: list[Command]) -> list[Any]:
+        """Return one node's own answers, whatever is where; failures in their places."""
+        return self._exchange({node: commands}, time.monotonic() + self._timeout_s)[node]
+
     def _part(self, commands: Sequence[Command], until: float) -> list[Any]:
         answers: list[Any] = [None] * len(commands)
         slots = [slot_of(_key(command)) for command in commands]
