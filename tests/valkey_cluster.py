@@ -102,7 +102,7 @@ class ValkeyCluster:
             listen = [
                 "--port", "0", "--tls-port", str(port), "--tls-cluster", "yes",
                 "--tls-replication", "yes", "--tls-ca-cert-file", ca, "--tls-cert-file", cert,
-                "--tls-key-file", key, "--tls-auth-clients", "no",
+                "--tls-key-file", key, "--tls-auth-clients", "yes",
             ]  # fmt: skip
         secret = ["--requirepass", self.password, "--masterauth", self.password]
         return [
@@ -184,7 +184,10 @@ class ValkeyCluster:
         """What redis-py needs to know, beside the address."""
         options: dict[str, Any] = {"password": self.password or None, "socket_timeout": 5.0}
         if self.tls is not None:
-            options |= {"ssl": True, "ssl_ca_certs": str(self.tls[0])}
+            ca, cert, key = map(str, self.tls)
+            options |= {
+                "ssl": True, "ssl_ca_certs": ca, "ssl_certfile": cert, "ssl_keyfile": key
+            }  # fmt: skip
         return options
 
     def ask(self, node: Node, *command: Any) -> Any:
@@ -215,8 +218,9 @@ class ValkeyCluster:
             "state.nodes": self.addresses[:2],  # the others are found
             "state.timeout_s": TIMEOUT_S,
             "state.password_file": str(self._password_file) if self.password else "",
-            "state.ca_file": str(self.tls[0]) if self.tls is not None else "",
         }
+        for name, file in zip(("ca", "cert", "key"), self.tls or (), strict=False):
+            flags[f"state.{name}_file"] = str(file)
         flags |= {key.replace("__", "."): value for key, value in more.items()}
         return load(environ={}, flags=flags)
 

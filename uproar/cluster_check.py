@@ -125,13 +125,18 @@ def _remedy(config: Config, error: BaseException) -> str:
             f"state.nodes: {', '.join(state.nodes)} is no cluster; start it with "
             'cluster-enabled yes, or take state.engine = "valkey"'
         )
-    if "SSL" in str(error) or "certificate" in str(error):
+    if "verify failed" in str(error) or "can't be used" in str(error):
         return (
             f"state.ca_file: no TLS with the cluster: {error}; "
             "name the file of the authority that signed its certificates"
         )
     if isinstance(error, AWAY):
-        tls = "" if state.ca_file else "; where they speak TLS, set state.ca_file"
+        # A node that wants TLS, or our certificate, hangs up without saying so.
+        tls = "; where they want a certificate of ours, set state.cert_file"
+        if not state.ca_file:
+            tls = "; where they speak TLS, set state.ca_file"
+        elif state.cert_file:
+            tls = ""
         return f"state.nodes: the cluster does not answer: {error}; start it or name others{tls}"
     return f"state.nodes: the cluster refused us: {error}; allow our user all it needs, ~* &* +@all"
 

@@ -11,8 +11,10 @@ has one deadline, follows redirections, and leaves it to the caller to say somet
 from __future__ import annotations
 
 import random
+import ssl
 import time
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -297,8 +299,9 @@ class Cluster:
         failure: Exception = redis.ConnectionError("no node is known")
         for number, node in enumerate(nodes):
             share = (until - time.monotonic()) / (len(nodes) - number)
-            connection = connection_to(self._state, node, max(LEAST_S, share))
+            connection: Any = None
             try:
+                connection = connection_to(self._state, node, max(LEAST_S, share))
                 connection.connect()
                 connection.send_command(*_SLOTS)
                 found: Any = connection.read_response()
@@ -311,7 +314,8 @@ class Cluster:
                 if isinstance(error, redis.AuthenticationError):
                     break  # the others have the same users
             finally:
-                connection.disconnect()
+                if connection is not None:
+                    connection.disconnect()
         raise failure
 
     def _adopt(self, found: Topology) -> Topology:
@@ -359,13 +363,44 @@ def connection_options(state: State, place: Address, timeout_s: float) -> dict[s
         "driver_info": None,  # two round trips of every new connection
     }
     if state.ca_file:
-        options |= {
-            "connection_class": redis.SSLConnection,
-            "ssl_ca_certs": _file(state.ca_file),
-            "ssl_certfile": _file(state.cert_file),
-            "ssl_keyfile": _file(state.key_file),
-        }
+        options |= {"connection_class": _TlsConnection, "context": _context(state)}
     return options
+
+
+class _TlsConnection(redis.SSLConnection):
+    """redis-py's, with our context.
+
+    Its own would load this machine's authorities for every connection (28 ms) and trust them too.
+    """
+
+    def __init__(self, *, context: ssl.SSLContext, **options: Any) -> None:
+        super().__init__(**options)
+        self._context = context
+
+    def _wrap_socket_with_ssl(self, sock: Any) -> ssl.SSLSocket:
+        return self._context.wrap_socket(sock, server_hostname=self.host)
+
+
+def _context(state: State) -> ssl.SSLContext:
+    ca_file, *own = (_file(name) for name in (state.ca_file, state.cert_file, state.key_file))
+    try:
+        # Read again when they have changed: certificates are renewed under a running system.
+        changed = tuple(Path(file).stat().st_mtime for file in (ca_file, *own) if file)
+        return _load_context(ca_file, own[0], own[1], changed)
+    except (OSError, ValueError) as error:
+        raise redis.ConnectionError(
+            f"the certificates of {state.ca_file} can't be used: {error}"
+        ) from error
+
+
+@lru_cache(maxsize=4)
+def _load_context(
+    ca_file: str, cert_file: str, key_file: str, changed: tuple[float, ...]
+) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=ca_file)
+    if cert_file:
+        context.load_cert_chain(cert_file, key_file)
+    return context
 
 
 def _password(state: State) -> str | None:
@@ -384,8 +419,8 @@ def connection_to(state: State, place: Address, timeout_s: float) -> Any:
     return options.pop("connection_class", redis.Connection)(**options)
 
 
-def _file(path: str) -> str | None:
-    return str(Path(path).expanduser()) if path else None
+def _file(path: str) -> str:
+    return str(Path(path).expanduser()) if path else ""
 
 
 def _key(command: Command) -> str | bytes:
