@@ -8,8 +8,10 @@ is harmless.
 from __future__ import annotations
 
 import select
+import ssl
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeAlias
@@ -21,6 +23,9 @@ from redis.retry import Retry
 
 # What redis-py raises when the server is away, starting, or too slow.
 AWAY = (redis.ConnectionError, redis.TimeoutError, redis.BusyLoadingError, OSError, select.error)
+
+# What a socket that does not block says when it would.
+LATER = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 # Of a process to one server: more callers wait for a free one, so that a thousand greenlets that
 # open a stream each are no thousand connections.
@@ -81,17 +86,83 @@ class Server(Protocol):
         """Close the connections."""
 
 
+class Busy(redis.TimeoutError):
+    """All connections were in use until the deadline: nothing was sent, nobody is to blame."""
+
+
+class Pool:
+    """Connections of redis-py's to one server, at most CONNECTIONS; who comes later waits."""
+
+    def __init__(self, new: Callable[[], Any]) -> None:
+        """`new` returns a connection that is not opened yet."""
+        self._new = new
+        self._idle: list[Any] = []
+        self._free = threading.BoundedSemaphore(CONNECTIONS)
+        self._closed = False
+
+    def take(self, until: float) -> Any:
+        """Return an open connection, to be given back; raises Busy and AWAY errors."""
+        if not self._free.acquire(timeout=max(0.0, until - time.monotonic())):
+            raise Busy(f"all {CONNECTIONS} connections are busy")
+        try:
+            while True:
+                try:
+                    connection = self._idle.pop()
+                except IndexError:
+                    connection = self._new()
+                    connection.connect()
+                    return connection
+                if _is_sound(connection):
+                    return connection
+                connection.disconnect()
+        except BaseException:
+            self._free.release()
+            raise
+
+    def give(self, connection: Any, *, sound: bool) -> None:
+        """Take a connection back; one that is not sound, with answers to come, is closed."""
+        if sound and not self._closed:
+            self._idle.append(connection)
+        else:
+            connection.disconnect()
+        self._free.release()
+
+    def close(self) -> None:
+        """Close the connections that nobody uses now, and the others when they are given back."""
+        self._closed = True
+        while self._idle:
+            self._idle.pop().disconnect()
+
+
+def _is_sound(connection: Any) -> bool:
+    """Whether an idle connection is still open: then there is nothing to read.
+
+    redis-py asks poll, which under gevent costs a turn of the hub.
+    """
+    sock = connection._sock
+    if sock is None:
+        return False
+    sock.settimeout(0.0)
+    try:
+        sock.recv(1)
+    except LATER:
+        sock.settimeout(connection.socket_timeout)
+        return True
+    except OSError:
+        pass
+    return False
+
+
 class Flight:
     """Commands on their way over one connection, which is given back once they are answered."""
 
-    def __init__(self, pool: Any, connection: Any, commands: Sequence[Command]) -> None:
+    def __init__(self, pool: Pool, connection: Any, commands: Sequence[Command]) -> None:
         """Send over a connection of the pool; raises redis-py's errors when that fails."""
         self._pool = pool
-        self._count = 0
         self._connection = connection
+        self._count = len(commands)
         try:
-            self._connection.send_packed_command(self._connection.pack_commands(commands))
-            self._count = len(commands)
+            connection.send_packed_command(connection.pack_commands(commands))
         except BaseException:
             self.drop()
             raise
@@ -110,15 +181,14 @@ class Flight:
             self.drop()
             raise
         connection, self._connection = self._connection, None
-        self._pool.release(connection)
+        self._pool.give(connection, sound=True)
         return found
 
     def drop(self) -> None:
         """Close the connection, if it is still ours: what it would answer nobody reads."""
         connection, self._connection = self._connection, None
         if connection is not None:
-            connection.disconnect()
-            self._pool.release(connection)
+            self._pool.give(connection, sound=False)
 
 
 class OneServer:
@@ -126,15 +196,14 @@ class OneServer:
 
     def __init__(self, path: Path, timeout_s: float) -> None:
         self._timeout_s = timeout_s
-        self._pool: Any = redis.BlockingConnectionPool(  # type: ignore[no-untyped-call]
-            max_connections=CONNECTIONS,
-            timeout=timeout_s,
-            connection_class=UnixDomainSocketConnection,
-            path=str(path),
-            socket_timeout=timeout_s,
-            socket_connect_timeout=timeout_s,
-            retry=no_retry(),
-            protocol=2,
+        self._pool = Pool(
+            lambda: UnixDomainSocketConnection(  # type: ignore[abstract, no-untyped-call]
+                path=str(path),
+                socket_timeout=timeout_s,
+                socket_connect_timeout=timeout_s,
+                retry=no_retry(),
+                protocol=2,
+            )
         )
 
     def run(self, *parts: Sequence[Command]) -> list[Any]:
@@ -144,9 +213,9 @@ class OneServer:
         until = time.monotonic() + self._timeout_s
         try:
             # One pipeline for all parts: one server runs them in their order anyway.
-            return Flight(self._pool, self._pool.get_connection(), commands).answers(until)
+            return Flight(self._pool, self._pool.take(until), commands).answers(until)
         except (redis.RedisError, *AWAY) as error:
             return [error] * len(commands)
 
     def close(self) -> None:
-        self._pool.disconnect()
+        self._pool.close()

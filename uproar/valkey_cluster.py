@@ -14,7 +14,7 @@ import random
 import ssl
 import time
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -28,7 +28,7 @@ from redis.exceptions import (
 )
 
 from uproar.config import State
-from uproar.valkey_client import AWAY, CONNECTIONS, Command, Flight, no_retry
+from uproar.valkey_client import AWAY, Busy, Command, Flight, Pool, no_retry
 
 Address: TypeAlias = tuple[str, int]
 
@@ -111,7 +111,7 @@ class Cluster:
         self._stale = False  # look before the next commands
         self._look_at = 0.0  # monotonic; when to look again, along with other commands
         self._silent: dict[Address, float] = {}  # who did not answer, and when: asked last
-        self._pools: dict[Address, redis.BlockingConnectionPool] = {}
+        self._pools: dict[Address, Pool] = {}
 
     # -- running commands -------------------------------------------------------------------------
 
@@ -218,7 +218,9 @@ class Cluster:
             # In one order, so that two callers never wait for each other's connections.
             for place in sorted(sent):
                 try:
-                    flights[place] = self._send(place, sent[place])
+                    flights[place] = self._send(place, sent[place], until)
+                except Busy as error:
+                    answers[place] = [error] * len(sent[place])
                 except (redis.RedisError, *AWAY) as error:
                     answers[place] = self._failed(place, error, len(sent[place]))
             for place, flight in flights.items():
@@ -235,11 +237,14 @@ class Cluster:
         )
         return answers
 
-    def _send(self, place: Address, commands: list[Command]) -> Flight:
-        pool: Any = self._pool(place)
+    def _send(self, place: Address, commands: list[Command], until: float) -> Flight:
+        pool = self._pools.get(place)
+        if pool is None:
+            new = partial(connection_to, self._state, place, self._timeout_s)
+            pool = self._pools.setdefault(place, Pool(new))
         try:
-            connection = pool.get_connection()
-        except redis.AuthenticationError:
+            connection = pool.take(until)
+        except (Busy, redis.AuthenticationError):
             raise
         except AWAY as error:
             raise Unsent(str(error)) from error
@@ -250,17 +255,6 @@ class Cluster:
         self._silent[place] = time.monotonic()
         self._stale = True  # somebody else may be master by now
         return [_named(error, place)] * count
-
-    def _pool(self, place: Address) -> redis.BlockingConnectionPool:
-        pool = self._pools.get(place)
-        if pool is None:
-            pool = redis.BlockingConnectionPool(  # type: ignore[no-untyped-call]
-                max_connections=CONNECTIONS,
-                timeout=self._timeout_s,
-                **connection_options(self._state, place, self._timeout_s),
-            )
-            pool = self._pools.setdefault(place, pool)
-        return pool
 
     def _owners(self, until: float) -> tuple[Address | None, ...] | None:
         try:
@@ -326,7 +320,7 @@ class Cluster:
         self._topology = found
         self.generation += 1
         for place in [place for place in self._pools if place not in found.nodes]:
-            self._pools.pop(place).disconnect(inuse_connections=False)
+            self._pools.pop(place).close()
         return found
 
     def _moved(self, slots: dict[int, Address]) -> None:
@@ -342,14 +336,14 @@ class Cluster:
     def close(self) -> None:
         """Close all connections; the next call opens them anew."""
         for place in list(self._pools):
-            self._pools.pop(place).disconnect()
+            self._pools.pop(place).close()
 
 
 # -- connections -----------------------------------------------------------------------------------
 
 
-def connection_options(state: State, place: Address, timeout_s: float) -> dict[str, Any]:
-    """Return what redis-py's pools and connections want to know of a node."""
+def connection_to(state: State, place: Address, timeout_s: float) -> Any:
+    """Return a connection of redis-py's to a node, not opened yet."""
     options: dict[str, Any] = {
         "host": place[0],
         "port": place[1],
@@ -363,8 +357,8 @@ def connection_options(state: State, place: Address, timeout_s: float) -> dict[s
         "driver_info": None,  # two round trips of every new connection
     }
     if state.ca_file:
-        options |= {"connection_class": _TlsConnection, "context": _context(state)}
-    return options
+        return _TlsConnection(context=_context(state), **options)
+    return redis.Connection(**options)  # type: ignore[no-untyped-call]
 
 
 class _TlsConnection(redis.SSLConnection):
@@ -411,12 +405,6 @@ def _password(state: State) -> str | None:
         return path.read_text("utf-8").partition("\n")[0].strip()
     except (OSError, UnicodeDecodeError) as error:
         raise redis.AuthenticationError(f"{path} can't be read: {error}") from error
-
-
-def connection_to(state: State, place: Address, timeout_s: float) -> Any:
-    """Return a connection of redis-py's of its own to a node, not opened yet."""
-    options = connection_options(state, place, timeout_s)
-    return options.pop("connection_class", redis.Connection)(**options)
 
 
 def _file(path: str) -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import select
 import socket
-import ssl
 import threading
 import time
 from collections import deque
@@ -22,15 +21,12 @@ import redis
 
 from uproar.bus import BusLost
 from uproar.config import Config, State
-from uproar.valkey_client import AWAY, Command, sentence
+from uproar.valkey_client import AWAY, LATER, Command, sentence
 from uproar.valkey_cluster import Address, Cluster, Topology, connection_to, slot_of
 
 PING_S: Final = 1.0  # of silence on a connection, before it is asked whether it is alive
 READ_BYTES: Final = 65_536  # of one connection, before the others have their turn
 CHANNELS_AT_ONCE: Final = 500  # that are sent before the next connection has its turn
-
-# What a socket that does not block says when it would.
-_LATER: Final = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
 class ClusterBus:
@@ -233,7 +229,7 @@ class _Link:
                 try:
                     left = left[self._socket.send(left) :]
                     continue
-                except _LATER:
+                except LATER:
                     pass
                 wait_s = until - time.monotonic()
                 poll = select.poll()
@@ -252,7 +248,7 @@ class _Link:
                 # What TLS has decrypted already shows in no poll.
                 if not getattr(self._socket, "pending", int)():
                     break
-        except _LATER:
+        except LATER:
             pass
         self.heard_at, self.asked_at = time.monotonic(), 0.0
         while (reply := self._reader.gets()) is not False:
