@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import random
 import ssl
+import threading
 import time
 from collections.abc import Iterable, Sequence
 from functools import lru_cache, partial
@@ -112,6 +113,7 @@ class Cluster:
         self._look_at = 0.0  # monotonic; when to look again, along with other commands
         self._silent: dict[Address, float] = {}  # who did not answer, and when: asked last
         self._pools: dict[Address, Pool] = {}
+        self._looking = threading.Lock()
 
     # -- running commands -------------------------------------------------------------------------
 
@@ -271,9 +273,18 @@ class Cluster:
 
     def topology(self, until: float | None = None) -> Topology:
         """Return who owns what, looking if that is in doubt; raises redis-py's errors."""
-        if self._topology is None or self._stale:
+        if self._topology is not None and not self._stale:
+            return self._topology
+        until = time.monotonic() + self._timeout_s if until is None else until
+        # One looks for all: after a failover a thousand greenlets want to know at the same time.
+        if not self._looking.acquire(timeout=max(0.0, until - time.monotonic())):
+            raise Busy("nobody has said yet who owns what")
+        try:
+            if self._topology is not None and not self._stale:
+                return self._topology
             return self.refresh(until)
-        return self._topology
+        finally:
+            self._looking.release()
 
     def refresh(self, until: float | None = None) -> Topology:
         """Look who owns what, whatever is known; raises redis-py's errors."""

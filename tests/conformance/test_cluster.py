@@ -196,6 +196,19 @@ def test_a_silent_master_is_noticed_and_replaced(mortal_cluster):
         victim.signal(signal.SIGCONT)
 
 
+def test_a_reader_that_is_held_up_loses_nothing(state_server_cluster):
+    """A busy process used to take its own silence for the master's."""
+    cluster = state_server_cluster
+    bus = open_bus(cluster)
+    subscriber = subscribed(cluster, bus, [channel(stream, 0) for stream in STREAMS])
+    for _ in range(3):
+        time.sleep(1.2)
+        assert subscriber.get(0.0) is None  # it asks for a sign of life
+        time.sleep(TIMEOUT_S + 0.2)
+    bus.publish([(channel("s0", 0), b"x")])
+    assert subscriber.get(2.0) == (channel("s0", 0), b"x")
+
+
 def test_lost_connections_cost_a_subscriber_and_nothing_else(state_server_cluster):
     cluster = state_server_cluster
     bus, state = open_bus(cluster), open_state(cluster)

@@ -101,16 +101,14 @@ class ClusterSubscriber:
             now = time.monotonic()
             if looked and now >= until:
                 return None
-            next_s = min(self._beat(link, now) for link in self._links.values())
-            found = self._poll.poll(1000 * max(0.0, min(until - now, next_s)))
+            due = min(until, *(self._due(link) for link in self._links.values()))
+            found = self._poll.poll(1000 * max(0.0, due - now))
             looked = True
             for file, _ in found:
-                link = self._by_file[file]
-                try:
-                    for reply in link.read():
-                        self._take(link, reply)
-                except OSError as error:
-                    self._lose(f"the bus does not answer: {link.name}: {error}")
+                self._read(self._by_file[file])
+            # Only now: a reader that was held up finds the sign of life in the socket.
+            for link in self._links.values():
+                self._beat(link)
         return self._messages.popleft()
 
     def close(self) -> None:
@@ -139,19 +137,19 @@ class ClusterSubscriber:
                     self._lose(f"the bus does not answer: {channel} has moved to another master")
             self._owners = list(seen.owners)
 
-    def _beat(self, link: _Link, now: float) -> float:
-        """Ask a silent master whether it is alive; return the seconds until the next look."""
+    def _due(self, link: _Link) -> float:
+        """Return when a silent master is to be asked, or given up (monotonic)."""
+        return link.asked_at + self._timeout_s if link.asked_at else link.heard_at + PING_S
+
+    def _beat(self, link: _Link) -> None:
+        """Ask a silent master whether it is alive; lose it when it has not answered."""
+        now = time.monotonic()
+        if now < self._due(link):
+            return
         if link.asked_at:
-            left = link.asked_at + self._timeout_s - now
-            if left <= 0:
-                self._lose(f"the bus does not answer: {link.name} is silent")
-            return left
-        left = link.heard_at + PING_S - now
-        if left <= 0:
-            link.asked_at = now
-            self._write(link, _packed("PING"))
-            return self._timeout_s
-        return left
+            self._lose(f"the bus does not answer: {link.name} is silent")
+        link.asked_at = now
+        self._write(link, _packed("PING"))
 
     # -- talking to the masters -------------------------------------------------------------------
 
@@ -174,6 +172,13 @@ class ClusterSubscriber:
     def _write(self, link: _Link, data: bytes) -> None:
         try:
             link.write(data, time.monotonic() + self._timeout_s)
+        except OSError as error:
+            self._lose(f"the bus does not answer: {link.name}: {error}")
+
+    def _read(self, link: _Link) -> None:
+        try:
+            for reply in link.read():
+                self._take(link, reply)
         except OSError as error:
             self._lose(f"the bus does not answer: {link.name}: {error}")
 
