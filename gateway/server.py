@@ -28,11 +28,11 @@ from gateway.tick import Ticker
 from gateway.viewers import Viewers
 from uproar import codes, collector, status
 from uproar.auth import Verifier, load_key
-from uproar.bus.valkey import ValkeyBus
+from uproar.bus import open_bus
 from uproar.config import Config
 from uproar.ipc import IngestLink
 from uproar.logs import event
-from uproar.state.valkey import ValkeyState
+from uproar.state import open_state
 from uproar.store import StoreUnavailable, open_store
 
 logger = logging.getLogger(__name__)
@@ -78,11 +78,11 @@ class Gateway:
             deadline_s=config.ingest.ack_deadline_s,
             pending=LINK_PENDING,
         )
-        state = ValkeyState(config)
+        state = open_state(config)
         self.feed = Feed(
             config,
             name,
-            ValkeyBus(config),
+            open_bus(config),
             state,
             open_store(config),
             self.in_pool,

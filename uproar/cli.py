@@ -216,15 +216,13 @@ def kick(user: str, stream: str | None, data: str | None, config_file: Path | No
     """Close every open connection of USER (an id, not a name)."""
     config = _load(config_file, {"data": data})
     from uproar.auth import printable
-    from uproar.bus import BusLost
-    from uproar.bus.valkey import ValkeyBus
+    from uproar.bus import BusLost, open_bus
     from uproar.kick import kick as kicked
-    from uproar.state import StateLost
-    from uproar.state.valkey import ValkeyState
+    from uproar.state import StateLost, open_state
 
     if not 1 <= len(user) <= 64 or not printable(user):
         raise Sentence("a user id has 1 to 64 characters without controls")
-    state, bus = ValkeyState(config), ValkeyBus(config)
+    state, bus = open_state(config), open_bus(config)
     try:
         seats = kicked(state, bus, user, stream.lower() if stream else None)
     except (StateLost, BusLost) as error:

@@ -30,6 +30,8 @@ ENV_RESERVED_PREFIXES = ("UPROAR_TEST_", "UPROAR_STACK_")
 STORE_ENGINES = ("sqlite", "cassandra")
 STORE_CONSISTENCIES = ("local_quorum", "quorum")
 
+STATE_ENGINES = ("valkey", "cluster")
+CLUSTER_SHARDS = 100
 MODERATION_STAGES = ("rules", "linear", "reputation")
 MODERATION_ACTIONS = ("allow", "flag", "hold", "delete")
 
@@ -144,14 +146,28 @@ class Store(_Section):
 
 
 class State(_Section):
-    """The embedded bus and state: the second Valkey."""
+    """Bus and state: the second embedded Valkey, or a Redis or Valkey Cluster."""
 
-    max_memory_mb: Annotated[int, Meta(ge=64)] = 512
+    engine: str = "valkey"  # the embedded one; or "cluster"
+    nodes: Annotated[list[str], Meta(max_length=1000)] = []  # HOST:PORT of some of a cluster
+    user: str = ""  # of its access list; empty: its default user
+    password_file: str = ""  # its first line; empty: no password
+    ca_file: str = ""  # PEM; given: TLS, and only to nodes with a certificate of theirs
+    cert_file: str = ""  # our own certificate, where the nodes ask for one
+    key_file: str = ""
+    max_memory_mb: Annotated[int, Meta(ge=64)] = 512  # of the embedded one
     timeout_s: Seconds = 2.0
     ring_s: Seconds = 120.0  # how long a batch stays in the ring
     ring_bytes: Annotated[int, Meta(ge=65_536)] = 4 << 20  # per stream
     interest_lease_s: Seconds = 30.0
     gateway_lease_s: Seconds = 5.0  # a dead gateway's viewers leave the count within this
+
+
+class Bus(_Section):
+    """How batches are spread over gateways; each gateway process listens on one shard."""
+
+    # 0: 1 on the embedded Valkey, 100 on a cluster, where they spread a stream over the masters.
+    shards: Annotated[int, Meta(ge=0, le=10_000)] = 0
 
 
 class Ingest(_Section):
@@ -268,6 +284,7 @@ class Config(_Section):
     log: Log = msgspec.field(default_factory=Log)
     store: Store = msgspec.field(default_factory=Store)
     state: State = msgspec.field(default_factory=State)
+    bus: Bus = msgspec.field(default_factory=Bus)
     sampling: Sampling = msgspec.field(default_factory=Sampling)
     emotes: dict[str, str] = msgspec.field(default_factory=dict)  # word → image URL
     reactions: Reactions = msgspec.field(default_factory=Reactions)
@@ -281,6 +298,11 @@ class Config(_Section):
     def data_dir(self) -> Path:
         """The data directory, absolute."""
         return Path(self.data).expanduser().resolve()
+
+    @property
+    def shards(self) -> int:
+        """The number of shards of the bus."""
+        return self.bus.shards or (CLUSTER_SHARDS if self.state.engine == "cluster" else 1)
 
     @property
     def jwks_path(self) -> Path:
@@ -382,6 +404,7 @@ def _check(config: Config) -> None:
     for number, url in enumerate(config.webhooks.targets):
         _check_url(url or "-", f"webhooks.targets[{number}]")
     _check_moderation(config.moderation)
+    _check_state(config.state)
     if config.server.port and config.server.port == config.server.admin_port:
         raise ConfigError(
             f"server.admin_port: {config.server.port} is taken by server.port; choose another"
@@ -410,6 +433,25 @@ def _check_store(store: Store) -> None:
         raise ConfigError("store.hosts: an empty name; write host names or addresses")
     if bool(store.user) != bool(store.password_file):
         raise ConfigError("store.user: goes together with store.password_file; give both")
+
+
+def _check_state(state: State) -> None:
+    if state.engine not in STATE_ENGINES:
+        raise ConfigError(
+            f'state.engine: "{state.engine}" is none; take {" or ".join(STATE_ENGINES)}'
+        )
+    for number, node in enumerate(state.nodes):
+        host, _, port = node.rpartition(":")
+        if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65_536:
+            raise ConfigError(f'state.nodes[{number}]: "{node}" is no HOST:PORT')
+    if state.engine == "cluster" and not state.nodes:
+        raise ConfigError('state.nodes: name some of the cluster\'s nodes, ["HOST:PORT", …]')
+    if bool(state.cert_file) != bool(state.key_file):
+        raise ConfigError("state.key_file: goes together with state.cert_file; give both")
+    if state.cert_file and not state.ca_file:
+        raise ConfigError("state.ca_file: goes together with state.cert_file; give both")
+    if state.user and not state.password_file:
+        raise ConfigError("state.user: goes together with state.password_file; give both")
 
 
 def _check_moderation(moderation: Moderation) -> None:

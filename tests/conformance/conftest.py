@@ -15,13 +15,15 @@ import redis
 
 from tests.cassandra_node import Node, any_node, own_node
 from tests.system import wait_until
+from tests.valkey_cluster import ValkeyCluster
+from tests.valkey_cluster import running as running_cluster
+from uproar import bus as buses
+from uproar import state as states
 from uproar.bus import Bus
-from uproar.bus.valkey import ValkeyBus
 from uproar.config import Config, load
 from uproar.log import Log
 from uproar.log.valkey import ValkeyLog
 from uproar.state import State
-from uproar.state.valkey import ValkeyState
 from uproar.store import Store
 from uproar.store import open_store as make_store
 from uproar.valkey_client import connect
@@ -181,7 +183,7 @@ def _running(role: Role) -> Iterator[Server]:
         server.remove()
 
 
-def _emptied(server: Server) -> Iterator[Server]:
+def _emptied(server: Any) -> Iterator[Any]:
     server.client().flushall()
     yield server
     server.close_opened()
@@ -199,16 +201,27 @@ def shared_state_server() -> Iterator[Server]:
     yield from _running("state")
 
 
+@pytest.fixture(scope="session")
+def shared_cluster() -> Iterator[ValkeyCluster]:
+    """A cluster of bus and state for all tests that do no harm to it."""
+    with running_cluster() as cluster:
+        yield cluster
+
+
 @pytest.fixture
 def log_server(shared_log_server: Server) -> Iterator[Server]:
     """The shared log server, empty."""
     yield from _emptied(shared_log_server)
 
 
-@pytest.fixture
-def state_server(shared_state_server: Server) -> Iterator[Server]:
-    """The shared server of bus and state, empty."""
-    yield from _emptied(shared_state_server)
+STATE_ENGINES = ["valkey", pytest.param("cluster", marks=pytest.mark.stack)]
+
+
+@pytest.fixture(params=STATE_ENGINES)
+def state_server(request: pytest.FixtureRequest) -> Iterator[Server | ValkeyCluster]:
+    """The shared server or cluster of bus and state, empty."""
+    shared = "shared_cluster" if request.param == "cluster" else "shared_state_server"
+    yield from _emptied(request.getfixturevalue(shared))
 
 
 @pytest.fixture
@@ -217,10 +230,21 @@ def mortal_log_server() -> Iterator[Server]:
     yield from _running("log")
 
 
+@pytest.fixture(params=STATE_ENGINES)
+def mortal_state_server(request: pytest.FixtureRequest) -> Iterator[Server | ValkeyCluster]:
+    """A server or a cluster of bus and state of the test's own."""
+    if request.param == "cluster":
+        with running_cluster() as cluster:
+            yield cluster
+    else:
+        yield from _running("state")
+
+
 @pytest.fixture
-def mortal_state_server() -> Iterator[Server]:
-    """A server of bus and state of the test's own."""
-    yield from _running("state")
+def mortal_cluster() -> Iterator[ValkeyCluster]:
+    """A cluster of the test's own."""
+    with running_cluster() as cluster:
+        yield cluster
 
 
 def open_log(server: Server) -> Log:
@@ -229,13 +253,13 @@ def open_log(server: Server) -> Log:
     return log
 
 
-def open_bus(server: Server) -> Bus:
+def open_bus(server: Server | ValkeyCluster) -> Bus:
     """One more bus on a server."""
-    bus: Bus = server.keep(ValkeyBus(server.config))
+    bus: Bus = server.keep(buses.open_bus(server.config))
     return bus
 
 
-def open_state(server: Server, **settings: Any) -> State:
+def open_state(server: Server | ValkeyCluster, **settings: Any) -> State:
     """One more state on a server."""
-    state: State = server.keep(ValkeyState(server.settings(**settings)))
+    state: State = server.keep(states.open_state(server.settings(**settings)))
     return state
