@@ -125,7 +125,7 @@ def test_a_hung_node_costs_a_call_its_deadline_and_the_next_ones_nothing(mortal_
                 store.newest("demo", 1)
             assert time.monotonic() - start < 0.2
             start = time.monotonic()
-            with pytest.raises(StoreUnavailable, match="can't be reached"):
+            with pytest.raises(StoreUnavailable, match="did not answer"):
                 late.newest("demo", 1)  # it had no connection yet
             assert time.monotonic() - start < 4
         finally:
@@ -181,6 +181,18 @@ def test_too_few_copies(cassandra):
     with opened(cassandra) as store:
         put(store, said(1))
     refused(cassandra, r"keeps 1 copies in .*ALTER KEYSPACE", replication=3)
+
+
+def test_fewer_nodes_than_copies(cassandra):
+    absent = f"{cassandra.keyspace}_absent"
+    refused(cassandra, r"fewer nodes \(1\) than store.replication", keyspace=absent, replication=2)
+    two = f"{cassandra.keyspace}_two"
+    with cassandra.session() as session:
+        session.execute(
+            f"CREATE KEYSPACE {two} WITH replication = "
+            "{'class': 'NetworkTopologyStrategy', 'datacenter1': 2}"
+        )
+    refused(cassandra, "has too few replicas up", keyspace=two, replication=2)
 
 
 def test_a_later_schema(cassandra):

@@ -92,6 +92,8 @@ class CassandraStore:
 
     def open_epoch(self, epoch: str) -> int:
         """Return the era of an epoch; only the writer makes a new one (the highest)."""
+        if epoch in self._eras and not self._connection.closed:
+            return self._eras[epoch]
         deadline = self._deadline()
         while True:
             eras = self._read_eras(deadline)
