@@ -377,6 +377,27 @@ def test_pages_go_over_many_buckets(cassandra):
         assert store.events("demo", 1, 0, 1 << 53, 5000) == events
 
 
+def test_reading_stops_at_a_clear(cassandra, monkeypatch):
+    """What was cleared costs nothing: neither in the clear's era nor in those before it."""
+    step = 1 << layout.BUCKET_BITS
+    with opened(cassandra) as store:
+        put(store, *[said(n * step + 1, of=n) for n in range(100)])
+        old = [said(n * step + 1, of=n + 100) for n in range(50)]
+        put(store, *old, cleared(50 * step), said(51 * step, of=200), epoch="e2")
+        asked: list[str] = []
+        read = store._connection.read
+
+        def counted(requests: Any, deadline: Deadline) -> Any:
+            requests = list(requests)
+            asked.extend(name for name, _ in requests)
+            return read(requests, deadline)
+
+        monkeypatch.setattr(store._connection, "read", counted)
+        assert [found.event.offset for found in store.newest("demo", 50)] == [51 * step]
+        assert len([name for name in asked if name.startswith("history")]) <= 2
+        assert shown(store) == [51 * step]
+
+
 def test_a_busy_bucket_is_read_in_portions(cassandra):
     with opened(cassandra) as store:
         era = store.open_epoch("e1")

@@ -307,7 +307,7 @@ class Connection:
             unavailable = self._unavailable(error)
             self._pause(unavailable, RECONNECT_S)
             raise unavailable from error
-        self._session.default_fetch_size = None  # every statement has a LIMIT
+        self._session.default_fetch_size = None  # what may be long has a LIMIT of ours
         self._cluster = cluster
 
     def _check(self) -> bool:
