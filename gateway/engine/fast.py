@@ -91,8 +91,8 @@ class FastEngine:
         self._watcher = loop.io(self._reactor.fd, READABLE)
         self._watcher.start(self._pass)
         # An epoll is never writable, so this one never calls. With it, resting changes what the hub
-        # waits for; without it, libev would take our epoll out and add it again, and the kernel looks
-        # through all that is in an added epoll for loops: 0.4 ms with 8,000 viewers.
+        # waits for; without it, libev would take our epoll out and add it again, and the kernel
+        # looks through all that is in an added epoll for loops: 0.4 ms with 8,000 viewers.
         self._anchor = loop.io(self._reactor.fd, WRITABLE)
         self._anchor.start(lambda: None)
         self._rest = loop.timer(REST_S, REST_S)
