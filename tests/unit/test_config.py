@@ -59,6 +59,10 @@ def test_the_file_of_the_working_directory_is_read_where_there_is_one(file, monk
         ({"UPROAR_GATEWAY__BACKLOG_DEFAULT": "101"}, {}, r"gateway\.backlog_default: above"),
         ({}, {"server.port": 9, "server.admin_port": 9}, r"server\.admin_port: 9 is taken"),
         ({}, {"serve.port": 9}, r"serve: unknown setting"),
+        ({"UPROAR_LOG__ENGINE": "file"}, {}, r'log\.engine: "file" is no engine; take "valkey" or'),
+        ({"UPROAR_LOG__ENGINE": "kafka"}, {}, r"log\.brokers: empty; name the brokers"),
+        ({"UPROAR_LOG__MIN_INSYNC": "4"}, {}, r"log\.min_insync: above log\.replicas"),
+        ({"UPROAR_LOG__TOPIC": "a b"}, {}, r"log\.topic: expected `str` matching"),
     ],
 )
 def test_a_bad_setting_is_named_with_its_path(file, environ, flags, said):
