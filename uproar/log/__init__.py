@@ -92,7 +92,7 @@ class Member(Protocol):
 class Log(Protocol):
     """One topic. Calls block, with a deadline of the adapter's; LogUnavailable when it passes.
 
-    Thread-safe but for `read` and `read_any`, which are for one thread each.
+    Thread-safe but for `read` and `read_any`, which are for one thread at a time.
     """
 
     partitions: int

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -21,6 +22,17 @@ from uproar.logs import event
 logger = logging.getLogger(__name__)
 
 POLL_S: Final = 0.1
+# librdkafka fences itself when the answer to a join is lost with the broker: the next try brings an
+# old member id. So a fenced member joins anew, but a second time only after this: by then it is
+# another process with our name.
+REJOIN_S: Final = 60.0
+COORDINATOR_SOON: Final = frozenset(
+    {
+        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+        KafkaError.COORDINATOR_NOT_AVAILABLE,
+        KafkaError.NOT_COORDINATOR,
+    }
+)
 
 
 class Bookkeeper:
@@ -47,14 +59,19 @@ class Bookkeeper:
 
     def position(self, partition: int, within_s: float) -> int:
         """Return the last offset committed, 0 when there is none; raises LogUnavailable."""
-        asked = TopicPartition(self._topic, partition)
-        try:
-            (found,) = self._consumer.committed([asked], timeout=within_s)
-        except KafkaException as error:
-            raise LogUnavailable(f"the log does not answer: {error.args[0].str()}") from error
-        if found.error is not None:
-            raise LogUnavailable(f"the log does not answer: {found.error.str()}")
-        return max(0, found.offset)
+        until = time.monotonic() + within_s
+        while True:
+            try:
+                asked = TopicPartition(self._topic, partition)
+                (found,) = self._consumer.committed([asked], timeout=within_s)
+                if found.error is not None:
+                    raise KafkaException(found.error)
+                return max(0, found.offset)
+            except KafkaException as error:
+                reason: KafkaError = error.args[0]
+                if reason.code() not in COORDINATOR_SOON or time.monotonic() > until:
+                    raise LogUnavailable(f"the log does not answer: {reason.str()}") from error
+            time.sleep(0.02)
 
     def commit(self, partition: int, offset: int) -> None:
         """Store a position; raises LogUnavailable."""
@@ -86,26 +103,21 @@ class KafkaMember:
         self._name = name
         self._owned: frozenset[int] = frozenset()
         self._closing = threading.Event()
-        session_ms = int(session_s * 1000)
-        self._consumer = Consumer(
-            {
-                **settings,
-                "group.id": group,
-                "group.instance.id": name,
-                "partition.assignment.strategy": "cooperative-sticky",
-                "session.timeout.ms": session_ms,
-                "heartbeat.interval.ms": max(1, session_ms // 5),
-                "enable.auto.commit": False,
-                "auto.offset.reset": "earliest",
-            }
-        )
+        self._settings = {
+            **settings,
+            "group.id": group,
+            "group.instance.id": name,
+            "partition.assignment.strategy": "cooperative-sticky",
+            "session.timeout.ms": int(session_s * 1000),
+            "heartbeat.interval.ms": max(1, int(session_s * 200)),
+            "enable.auto.commit": False,
+            "auto.offset.reset": "earliest",
+        }
         self._lock = threading.Lock()
         self._to_commit: dict[int, int] = {}
         self._committed: dict[int, int] = {}
         self._commit_error = ""
-        self._consumer.subscribe(
-            [topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._revoked
-        )
+        self._consumer = self._joined()
         self._thread = threading.Thread(target=self._run, name=f"group-{group}", daemon=True)
         self._thread.start()
 
@@ -132,7 +144,26 @@ class KafkaMember:
             self._store()
         self._consumer.close()
 
+    def _joined(self) -> Consumer:
+        consumer = Consumer(self._settings)
+        consumer.subscribe(
+            [self._topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._revoked
+        )
+        return consumer
+
     def _run(self) -> None:
+        fenced_at = -REJOIN_S
+        while (error := self._serve()) is not None:
+            self._owned = frozenset()
+            self._say_lost(error)
+            self._consumer.close()
+            if time.monotonic() < fenced_at + REJOIN_S:
+                self._closing.wait(REJOIN_S)
+            fenced_at = time.monotonic()
+            self._consumer = self._joined()
+
+    def _serve(self) -> KafkaError | None:
+        """Be a member until told to close; return what ended that before."""
         while not self._closing.is_set():
             try:
                 message = self._consumer.poll(POLL_S)
@@ -140,9 +171,9 @@ class KafkaMember:
             except KafkaException as raised:
                 error = raised.args[0]
             if error is not None and (error.fatal() or error.code() == KafkaError._FATAL):
-                self._give_up(error)
-                return
+                return error
             self._store()
+        return None
 
     def _store(self) -> None:
         """Commit what was left to commit; what fails stays for the next time."""
@@ -165,8 +196,7 @@ class KafkaMember:
                 if self._to_commit.get(partition) == offset:
                     del self._to_commit[partition]
 
-    def _give_up(self, error: KafkaError) -> None:
-        self._owned = frozenset()
+    def _say_lost(self, error: KafkaError) -> None:
         why = error.str()
         if "group.instance.id" in why:  # its code says no more than *fatal*
             why = (
@@ -183,6 +213,7 @@ class KafkaMember:
         if partitions:
             consumer.pause(partitions)
         self._owned |= {one.partition for one in partitions}
+        self.lost = ""
         self._changed("partitions_assigned", partitions)
 
     def _revoked(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:

@@ -38,12 +38,9 @@ POLL_S: Final = 0.1
 GRACE_S: Final = 1.0  # beyond librdkafka's own deadline, before we stop waiting for its word
 FETCH_KB: Final = 16_384  # read ahead by a reader, at most
 
-# A leader or coordinator is being found; the next answer comes from the right one.
+# A leader is being found; the next answer comes from the right one.
 TRANSIENT: Final = frozenset(
     {
-        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
-        KafkaError.COORDINATOR_NOT_AVAILABLE,
-        KafkaError.NOT_COORDINATOR,
         KafkaError.LEADER_NOT_AVAILABLE,
         KafkaError.NOT_LEADER_FOR_PARTITION,
         KafkaError.UNKNOWN_TOPIC_OR_PART,
@@ -128,6 +125,9 @@ class KafkaLog:
         return self._read(self._reader, {partition: after}, wait_s, limit)
 
     def read_any(self, after: Mapping[int, int], wait_s: float, limit: int) -> list[LogBatch]:
+        if self._reader is not None:  # what reads back has done so; it would go on fetching
+            self._reader.close()
+            self._reader = None
         if self._reader_of_any is None:
             self._reader_of_any = _Reader(self._common, self._topic, 250)
         return self._read(self._reader_of_any, after, wait_s, limit)
