@@ -179,7 +179,7 @@ class Ingest:
         while not self.stop.is_set():
             try:
                 if self.member is None:
-                    self.log.prepare()
+                    self.log.prepare(appending=True)
                     self.member = self.log.join(GROUP, GROUP)
                 for partition in self.member.partitions() - self.lanes.keys():
                     self.lanes[partition] = self._open(partition)

@@ -251,11 +251,12 @@ def append_until_killed(log, server, chance, batches):
     wait_until(lambda: _answers(log), 20, "the log answers")
     answered = []
     for batch, ts in batches:
+        if gone.is_set():
+            break
         try:
             answered.append((log.append(0, batch, ts), batch))
         except LogUnavailable:
-            if gone.wait(0):
-                break
+            continue
         if len(answered) == 5:  # it is warm
             killer.start()
     killer.join(20)

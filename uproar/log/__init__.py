@@ -97,8 +97,11 @@ class Log(Protocol):
 
     partitions: int
 
-    def prepare(self) -> None:
-        """Make the topic where it is missing; raises LogRefused where it promises too little."""
+    def prepare(self, *, appending: bool = False) -> None:
+        """Make the topic where it is missing; raises LogRefused where it promises too little.
+
+        With `appending` what a first append would have to wait for is begun.
+        """
 
     def join(self, group: str, role: str) -> Member:
         """Join a group: its partitions are shared out among the processes that did."""

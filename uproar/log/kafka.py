@@ -84,7 +84,7 @@ class KafkaLog:
         self._bookkeepers: dict[str, Bookkeeper] = {}
         self._topic_id = ""
 
-    def prepare(self) -> None:
+    def prepare(self, *, appending: bool = False) -> None:
         topic.create(self._admin, self._settings, self._answers)
         topic.check(self._admin, self._settings, self._answers)
         self._offsets(
@@ -113,11 +113,7 @@ class KafkaLog:
         return partition_of(stream, self.partitions)
 
     def append(self, partition: int, records: list[bytes], ts: int) -> int:
-        with self._lock:
-            if self._producing is None or self._producing.dead:
-                self._producing = _Producing(self._common, self._timeout_s)
-            producing = self._producing
-        return producing.append(self._topic, partition, records, ts)
+        return self._producer().append(self._topic, partition, records, ts)
 
     def read(self, partition: int, after: int, wait_s: float, limit: int) -> list[LogBatch]:
         if self._reader is None:
@@ -199,6 +195,12 @@ class KafkaLog:
                 reader.close()
         if self._producing is not None:
             self._producing.close()
+
+    def _producer(self) -> _Producing:
+        with self._lock:
+            if self._producing is None or self._producing.dead:
+                self._producing = _Producing(self._common, self._timeout_s)
+            return self._producing
 
     def _bookkeeper(self, group: str) -> Bookkeeper:
         if group not in self._bookkeepers:

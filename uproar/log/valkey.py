@@ -62,7 +62,7 @@ class ValkeyLog:
         self._aligned = 0  # a position known to be the end of an entry
         self._per_entry = 64  # records an entry held lately, so that a read is about its limit
 
-    def prepare(self) -> None:
+    def prepare(self, *, appending: bool = False) -> None:
         """Do nothing: the supervisor starts the server as it must be."""
 
     def join(self, group: str, role: str) -> SoleMember:
