@@ -7,7 +7,9 @@ broker. invariant: as in test_killed, for every stream.
 
 from __future__ import annotations
 
+import tempfile
 import time
+from pathlib import Path
 
 import pytest
 
@@ -96,3 +98,46 @@ def test_nothing_acknowledged_is_lost_on_kafka_whatever_is_killed(brokers):
         for stream in STREAMS:
             check(system, stream, senders[stream], viewers[stream])
         assert min(len(one.acknowledged) for one in senders.values()) > 300
+
+
+def test_history_survives_the_move_from_the_embedded_log(brokers):
+    streams, posted = ("north", "east"), {}
+
+    def post(system, when):
+        for stream in streams:
+            for number in range(20):
+                body = {"text": f"{when} {number}", "nonce": f"{when}{number}"}
+                status, answer = system.call(
+                    "POST", f"/stream/{stream}/comments", body, role="service"
+                )
+                assert status == 201, answer
+                posted.setdefault(stream, []).append((answer["id"], body["text"]))
+
+    def told(system):
+        return {
+            stream: [(one["id"], one["text"]) for one in system.history(stream)]
+            for stream in streams
+        }
+
+    with tempfile.TemporaryDirectory(prefix="up") as directory:
+        data = Path(directory) / "d"
+        with System(data) as system:
+            post(system, "before")
+            wait_until(lambda: told(system) == posted, 10, "all of it is archived")
+        settings = {
+            "log__engine": "kafka", "log__brokers": brokers.address, "log__replicas": 1,
+            "log__min_insync": 1, "log__topic": "moved",
+        }  # fmt: skip
+        for when in ("after", "again"):
+            with System(data, **settings) as system:
+                wait_until(lambda s=system: _takes(s), 30, "ingest has its partitions")
+                post(system, when)
+                wait_until(lambda s=system: told(s) == posted, 10, "old and new, in order")
+
+
+def _takes(system):
+    """Whether comments are taken: a new member of the groups waits a moment for its partitions."""
+    return all(
+        system.call("POST", f"/stream/t{number}/comments", {"text": "x"}, role="service")[0] == 201
+        for number in range(24)
+    )
