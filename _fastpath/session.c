@@ -231,6 +231,12 @@ static int enqueue(conn *c, up_buffer *buffer, size_t skip) {
     return 0;
 }
 
+/* It can't go on, for part of a message may be missing: whoever reads finds the end, and tells. */
+static void broken(conn *c) {
+    queue_drop(c);
+    shutdown(c->fd, SHUT_RDWR);
+}
+
 /* Send what is queued as far as the socket takes it. */
 void conn_flush(up_reactor *r, conn *c, uint32_t slot) {
     c->flags &= (uint16_t)~HELD;
@@ -247,7 +253,7 @@ void conn_flush(up_reactor *r, conn *c, uint32_t slot) {
         if (sent < 0) {
             if (errno == EINTR) continue;
             if (errno == EAGAIN || errno == EWOULDBLOCK || errno == ENOBUFS) break;
-            queue_drop(c); /* reading will tell that it is broken */
+            broken(c);
             break;
         }
         r->counters.bytes_sent += (uint64_t)sent;
@@ -290,7 +296,10 @@ int conn_write(up_reactor *r, conn *c, uint32_t slot, up_buffer **buffers, int c
             r->counters.bytes_sent += buffer->n;
             return 1;
         }
-        if (taken < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != ENOBUFS) return 1;
+        if (taken < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != ENOBUFS) {
+            broken(c);
+            return 1;
+        }
         if (taken > 0) sent = (size_t)taken;
         r->counters.bytes_sent += sent;
         c->since = (uint32_t)r->now_ms;
@@ -308,7 +317,10 @@ int conn_write(up_reactor *r, conn *c, uint32_t slot, up_buffer **buffers, int c
     }
     int direct = !c->first && count > 1;
     for (int at = 0; at < count; at++)
-        if (enqueue(c, buffers[at], at ? 0 : sent)) return -1;
+        if (enqueue(c, buffers[at], at ? 0 : sent)) {
+            broken(c);
+            return -1;
+        }
     if (c->flags & HELD || direct) conn_flush(r, c, slot);
     else watch(r, c, slot, 1);
     return 1;
