@@ -286,7 +286,8 @@ int conn_write(up_reactor *r, conn *c, uint32_t slot, up_buffer **buffers, int c
         if (c->flags & FULL) return 0;
     }
     size_t sent = 0;
-    if (!c->first && count == 1) {
+    int empty = !c->first;
+    if (empty && count == 1 && !(c->flags & HELD)) {
         up_buffer *buffer = buffers[0];
         ssize_t taken;
         do taken = send(c->fd, buffer->bytes + buffer->at, buffer->n, MSG_DONTWAIT | MSG_NOSIGNAL);
@@ -306,22 +307,23 @@ int conn_write(up_reactor *r, conn *c, uint32_t slot, up_buffer **buffers, int c
     } else {
         size_t total = 0;
         for (int at = 0; at < count; at++) total += buffers[at]->n;
-        if (!c->first) {
+        if (empty) {
             c->since = (uint32_t)r->now_ms;
-        } else if (!always && (c->queued_bytes + total > r->limits.queue_bytes ||
-                               (uint32_t)r->now_ms - c->since > r->limits.queue_s * 1000)) {
+        } else if (!always && !(c->flags & HELD) &&
+                   (c->queued_bytes + total > r->limits.queue_bytes ||
+                    (uint32_t)r->now_ms - c->since > r->limits.queue_s * 1000)) {
             c->flags |= FULL;
             return 0;
         }
         r->counters.frames_sent += (uint64_t)count;
     }
-    int direct = !c->first && count > 1;
     for (int at = 0; at < count; at++)
         if (enqueue(c, buffers[at], at ? 0 : sent)) {
             broken(c);
             return -1;
         }
-    if (c->flags & HELD || direct) conn_flush(r, c, slot);
+    if (c->flags & HELD && empty) return 1; /* for what it is greeted with, or the end of the pass */
+    if (c->flags & HELD || (empty && count > 1)) conn_flush(r, c, slot);
     else watch(r, c, slot, 1);
     return 1;
 }
