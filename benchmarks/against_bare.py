@@ -12,7 +12,7 @@ from typing import Final
 
 from benchmarks.bare import Bare
 from benchmarks.crowd import Crowd, room
-from benchmarks.report import Figure, Report, at_most, below, exactly, per
+from benchmarks.report import Figure, Report, at_least, at_most, below, exactly, per
 from benchmarks.stage import Stage, Stretch, costs, latency_figures, merged
 
 QUESTION: Final = "what does a frame cost the gateway, against a bare send?"
@@ -52,6 +52,8 @@ def measure(
         bare_us = per(bare_ns / 1e3, sent)
         by_frame = per(cost["gateway us/frame"], bare_us)
         by_comment = per(cost["gateway us/delivered comment"], bare_us)
+        frames = sum(stretch.frames for stretch in stretches)
+        ticks = per(frames, viewers * sum(stretch.wall_s for stretch in stretches))
         whole = all(stretch.whole for stretch in stretches)
         figures: dict[str, Figure] = {
             "comments": sum(stretch.published for stretch in stretches),
@@ -59,6 +61,10 @@ def measure(
             "gaps": sum(stretch.gaps for stretch in stretches),
             **latency_figures(merged(stretches)),
             **cost,
+            "frames/s of a viewer": ticks,
+            "comments/frame": per(
+                sum(stretch.published for stretch in stretches) * viewers, frames
+            ),
             "bare us/send": bare_us,
             "bare sends not taken": blocked,
             "bare bytes received": received,
@@ -66,17 +72,20 @@ def measure(
             "ratio a delivered comment": by_comment,
             "published late max_ms": max(stretch.late_s for stretch in stretches) * 1000,
         }
-        first = (
-            at_most("CPU per frame ÷ bare send", by_frame, 1.25)
-            if rate <= 10
-            else at_most("CPU per delivered comment ÷ bare send", by_comment, 0.13)
-        )
+        if rate <= 10:
+            bars = [at_most("CPU per frame ÷ bare send", by_frame, 1.25)]
+        else:
+            bars = [
+                at_most("CPU per delivered comment ÷ bare send", by_comment, 0.13),
+                # A tick that had to stretch merges more, and would flatter the ratio.
+                at_least("frames a second of a viewer: the tick was 10 ms", ticks, 90),
+            ]
         return stage.report(
             f"{viewers} viewers at {rate:g}/s", QUESTION, command,
             {"viewers": viewers, "comments/s": rate, "seconds": seconds, "rounds": ROUNDS},
             figures,
             [
-                first,
+                *bars,
                 below("p99 ms", percentile(stretches), p99_ms),
                 exactly("comments that decoding viewers lack", lacking(stretches), 0),
             ],

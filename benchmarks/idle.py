@@ -19,6 +19,7 @@ FEW: Final = 1000
 MANY: Final = 15_000
 PING_S: Final = 30.0
 SETTLE_S: Final = 3.0
+SILENT_S: Final = 10.0
 JOIN_S: Final = 300.0
 PING: Final = '{"type":"PING"}'
 
@@ -70,6 +71,10 @@ def cpu(command: str, *, seconds: float = 30.0, viewers: int = MANY) -> Report:
         )
         stage.crowd.join(group, viewers, JOIN_S)
         time.sleep(SETTLE_S)
+        began, used = time.monotonic(), stage.served.gateway_cpu_s()
+        time.sleep(SILENT_S)
+        used = stage.served.gateway_cpu_s() - used
+        silent = per(used * 1e6, viewers * (time.monotonic() - began))
         found: dict[str, float] = {}
         answered: dict[str, int] = {}
         for kind, text in (("protocol pings", ""), ("PING commands", PING)):
@@ -85,7 +90,9 @@ def cpu(command: str, *, seconds: float = 30.0, viewers: int = MANY) -> Report:
             stage.crowd.stop(group, job)
         standing = stage.crowd.seen(group).live
         figures: dict[str, Figure] = {
+            "without pings: us/(viewer s)": silent,
             **{f"{kind}: us/(viewer s)": value for kind, value in found.items()},
+            **{f"{kind}: us/ping": (value - silent) * PING_S for kind, value in found.items()},
             **{f"{kind}: answers": value for kind, value in answered.items()},
             "viewers at the end": standing,
         }

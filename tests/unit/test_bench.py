@@ -27,7 +27,7 @@ from benchmarks.report import (
 )
 from benchmarks.served import Used
 from benchmarks.stage import Stretch, merged
-from benchmarks.syscalls import CALL, TOTAL
+from benchmarks.syscalls import CALL, PERF, TOTAL
 from uproar.cli import main
 
 
@@ -203,3 +203,10 @@ def test_what_strace_counted_is_read():
     assert total[1] == "4313"
     calls = {name: int(count) for count, name in CALL.findall(STRACE) if name != "total"}
     assert calls == {"sendto": 3845, "recvfrom": 466, "write": 2}
+
+
+def test_what_perf_counted_is_read():
+    found = PERF.search("143,,raw_syscalls:sys_enter,2522000,100.00,,\n")
+    assert found is not None
+    assert found[1] == "143"
+    assert PERF.search("<not supported>,,raw_syscalls:sys_enter,0,100.00,,") is None

@@ -65,8 +65,10 @@ def loop() -> Iterator[Loop]:
 def test_a_handshake_goes_out_together_with_its_greeting(loop: Loop) -> None:
     client = loop.connect(HEAD)
     (arrived,) = loop.passes(Arrived)
+    client.settimeout(0)
     with pytest.raises(BlockingIOError):
-        client.recv(1, socket.MSG_DONTWAIT)
+        client.recv(1)
+    client.settimeout(WAIT_S)
     audience = loop.reactor.audience("text", "none")
     backlog = loop.reactor.prepare(audience, b"before")
     assert loop.reactor.admit(arrived.sids, audience, b"welcome", -1, backlog) == []
