@@ -245,7 +245,7 @@ int up_reactor_refuses(up_reactor *r, const char *text) {
     uint32_t sessions = 0, hash = 2166136261u;
     for (int at = 0; at < 16; at++) hash = (hash ^ ip[at]) * 16777619u;
     for (uint32_t at = r->buckets[hash % ADDRESS_BUCKETS]; at != NONE; at = r->addresses[at].next)
-        if (!memcmp(r->addresses[at].ip, ip, 16)) sessions = r->addresses[at].count;
+        if (!memcmp(r->addresses[at].ip, ip, 16)) sessions = r->addresses[at].sessions;
     return r->counters.open >= r->limits.connections || sessions >= r->limits.connections_per_address;
 }
 
@@ -272,6 +272,7 @@ static void become_open(up_reactor *r, conn *c, uint32_t slot, int raw) {
     c->frames.deflate = (c->flags & DEFLATE) != 0;
     c->seen = r->tick;
     r->counters.open++;
+    r->addresses[c->address].sessions++;
     conn_schedule(r, c, slot, r->tick + ticks_of(r->limits.idle_s / 2));
 }
 
@@ -288,7 +289,7 @@ static int answer(up_reactor *r, conn *c, uint32_t slot, const char *data, size_
         if (compression < 0) return 0;
     }
     if (r->counters.open >= r->limits.connections ||
-        r->addresses[c->address].count > r->limits.connections_per_address) {
+        r->addresses[c->address].sessions >= r->limits.connections_per_address) {
         refuse(r, c, slot, r->full);
         return 1;
     }

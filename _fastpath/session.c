@@ -61,7 +61,7 @@ static uint32_t address_take(up_reactor *r, const uint8_t ip[16]) {
     uint32_t at = r->free_address;
     r->free_address = r->addresses[at].next;
     memcpy(r->addresses[at].ip, ip, 16);
-    r->addresses[at].count = 0;
+    r->addresses[at].count = r->addresses[at].sessions = 0;
     r->addresses[at].next = r->buckets[bucket];
     r->buckets[bucket] = at;
     return at;
@@ -109,10 +109,16 @@ static void queue_drop(conn *c) {
     c->queued_bytes = 0;
 }
 
+static void session_end(up_reactor *r, const conn *c) {
+    if (c->state != OPEN && c->state != RAW) return;
+    r->counters.open--;
+    r->addresses[c->address].sessions--;
+}
+
 void conn_destroy(up_reactor *r, conn *c, uint32_t slot) {
     if (c->state == HEAD) free(c->head.data);
     else up_frames_drop(&c->frames);
-    if (c->state == OPEN || c->state == RAW) r->counters.open--;
+    session_end(r, c);
     places_leave(r, c);
     conn_unschedule(r, c, slot);
     queue_drop(c);
@@ -136,7 +142,7 @@ void conn_tell(up_reactor *r, conn *c, uint32_t slot, int code) {
 }
 
 void conn_linger(up_reactor *r, conn *c, uint32_t slot) {
-    if (c->state == OPEN || c->state == RAW) r->counters.open--;
+    session_end(r, c);
     if (c->state == HEAD) free(c->head.data);
     else up_frames_drop(&c->frames);
     memset(&c->frames, 0, sizeof c->frames);

@@ -91,3 +91,34 @@ def test_a_handshake_with_a_violation_behind_it_is_answered_and_closed(loop: Loo
     said = client.recv(4096)
     assert said.startswith(b"HTTP/1.1 101 ")
     assert said.partition(b"\r\n\r\n")[2].startswith(b"\x88")
+
+
+def test_an_address_has_so_many_sessions_whoever_else_is_at_the_door() -> None:
+    loop = Loop(connections_per_address=3)
+    waiting = [loop.connect() for _ in range(5)]
+    loop.reactor.poll()
+    answers = []
+    for client in waiting:
+        client.sendall(HEAD)
+        until = time.monotonic() + WAIT_S
+        while not (said := peek(client)):
+            assert time.monotonic() < until
+            loop.reactor.poll()
+            loop.reactor.flush()
+        answers.append(said.split()[1])
+    assert answers == [b"101"] * 3 + [b"503"] * 2
+    waiting[0].close()
+    loop.passes(Closed)
+    assert not loop.reactor.refuses("127.0.0.1")
+    loop.close()
+
+
+def peek(client: socket.socket) -> bytes:
+    """Return what is there, nothing where there is nothing."""
+    client.settimeout(0.001)
+    try:
+        return client.recv(4096)
+    except TimeoutError:
+        return b""
+    finally:
+        client.settimeout(WAIT_S)
