@@ -289,7 +289,7 @@ int up_audience_broadcast(up_reactor *r, uint64_t number, const uint8_t *payload
         window_end(r, a);
         return -1;
     }
-    if (key) a->on = a->n;
+    if (windowed && key) a->on = a->n;
     if (skip_n) set_skipped(r, skip, skip_n, 1);
     uint32_t dropped = 0;
     for (uint32_t at = 0; at < a->n; at++) {

@@ -19,6 +19,8 @@
 #define READ_BYTES 16384
 #define DEFLATED_BYTES 4096 /* at once where they may inflate a thousandfold: 4 MiB, 8 ms */
 #define LINGER_BYTES (16u << 20)
+#define REFUSED_READS 16 /* of one that is refused without a descriptor */
+#define NO_FILES_MS 100  /* between two tries when there is none to give up either */
 #define RESPONSE_ROOM 1024
 #define LISTENER UINT64_MAX
 
@@ -167,19 +169,20 @@ static void refuse(up_reactor *r, conn *c, uint32_t slot, up_buffer *response) {
     conn_linger(r, c, slot);
 }
 
-/* There is no descriptor left: give the spare one up for as long as it takes to say so. */
-static void refuse_without_files(up_reactor *r) {
-    if (r->spare < 0) return;
-    close(r->spare);
+/* There is no descriptor left: give the spare one up for as long as it takes to say so. 0: nobody could be told. */
+static int refuse_without_files(up_reactor *r) {
+    if (r->spare >= 0) close(r->spare);
     int fd = accept4(r->listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
     if (fd >= 0) {
         r->counters.refused++;
-        while (recv(fd, r->scratch, READ_BYTES, MSG_DONTWAIT) > 0) continue; /* unread bytes make close a reset */
+        /* Unread bytes make close a reset. */
+        for (int left = REFUSED_READS; left && recv(fd, r->scratch, READ_BYTES, MSG_DONTWAIT) > 0;) left--;
         if (r->full) (void)!send(fd, r->full->bytes + r->full->at, r->full->n, MSG_DONTWAIT | MSG_NOSIGNAL);
         shutdown(fd, SHUT_WR);
         close(fd);
     }
     r->spare = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    return fd >= 0;
 }
 
 /* Whether one more may be accepted now. */
@@ -199,8 +202,13 @@ static void accept_some(up_reactor *r) {
         socklen_t size = sizeof peer;
         int fd = accept4(r->listener, (struct sockaddr *)&peer, &size, SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (fd < 0) {
-            if (errno == EMFILE || errno == ENFILE) refuse_without_files(r);
-            else if (errno == EAGAIN || errno == EWOULDBLOCK) return;
+            if (errno == EAGAIN || errno == EWOULDBLOCK) return;
+            int short_of = errno == EMFILE || errno == ENFILE ? !refuse_without_files(r)
+                                                              : errno == ENOBUFS || errno == ENOMEM;
+            if (short_of) { /* the listener stays ready: looking again at once would never end */
+                pause_listening(r, r->now_ms + NO_FILES_MS);
+                return;
+            }
             continue;
         }
         r->accept_tokens -= 1;
@@ -621,7 +629,6 @@ void up_reactor_advance(up_reactor *r) {
         }
     }
     if (r->listener >= 0 && !r->listening && r->now_ms >= r->listen_at) {
-        r->listening = 1;
-        watch_new(r, r->listener, LISTENER);
+        r->listening = !watch_new(r, r->listener, LISTENER); /* else tried again */
     }
 }
