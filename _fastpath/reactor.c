@@ -531,12 +531,19 @@ static void read_frames(up_reactor *r, conn *c, uint32_t slot, uint8_t *data, si
 
 /* ---- a pass ------------------------------------------------------------------------------------- */
 
+/* It has said all that it will; what is queued for it may still leave. */
+static void hear_no_more(up_reactor *r, const conn *c, uint32_t slot) {
+    struct epoll_event wanted = {.events = EPOLLOUT, .data.u64 = (uint64_t)c->gen << 32 | slot};
+    epoll_ctl(r->epoll, EPOLL_CTL_MOD, c->fd, &wanted);
+}
+
 static void readable(up_reactor *r, conn *c, uint32_t slot) {
     ssize_t n = recv(c->fd, r->scratch, c->flags & DEFLATE ? DEFLATED_BYTES : READ_BYTES, MSG_DONTWAIT);
     if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR)) return;
     if (n <= 0) {
         if (c->state == OPEN || c->state == RAW) conn_gone(r, c, slot, 1006);
         else if (c->state == HEAD && c->head.n && !n) hand_over(r, c, slot, c->head.data, c->head.n); /* half a head */
+        else if (c->state == LINGER && c->first && !n) hear_no_more(r, c, slot);
         else conn_destroy(r, c, slot);
         return;
     }
