@@ -11,7 +11,7 @@ PYTEST := $(BIN)/python -m pytest
 SUITES := unit conformance integration browser chaos
 
 .DEFAULT_GOAL := help
-.PHONY: conformance schemathesis screenshot help setup packages serve test $(addprefix test-,$(SUITES)) chromium lint fmt bench wheel models clean clean-data
+.PHONY: conformance schemathesis screenshot help setup packages serve test $(addprefix test-,$(SUITES)) chromium lint fmt bench wheel models clean clean-data stack-up stack-down test-stack java
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-24s %s\n", $$1, $$2}'
@@ -89,6 +89,23 @@ test-browser: $(STAMP) chromium  ## the page in a real Chromium
 test-chaos: $(STAMP)  ## processes killed while comments are played
 	$(call run-suite,chaos)
 
+# --- the servers of a scaled-out system, on loopback: `python -m deploy.stack --help` ---
+
+stack-up: $(STAMP) java  ## fetch and start Kafka, Cassandra and a Valkey cluster (ARGS="kafka" one)
+	@$(BIN)/python -m deploy.stack up $(ARGS)
+
+stack-down: $(STAMP)  ## stop them; their data stays in build/stack/run
+	@$(BIN)/python -m deploy.stack down $(ARGS)
+
+java:
+	@if command -v java >/dev/null && command -v mvn >/dev/null; then exit 0; fi; \
+	if [ "$$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then \
+	  echo "installing: java and maven (for Kafka and Cassandra)"; \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends openjdk-17-jre-headless maven; \
+	else \
+	  echo "missing: java or mvn: sudo apt-get install openjdk-17-jre-headless maven" >&2; exit 1; \
+	fi
+
 chromium:
 	@if command -v chromium >/dev/null || command -v chromium-browser >/dev/null; then exit 0; fi; \
 	if [ "$$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then \
@@ -133,7 +150,7 @@ screenshot: $(STAMP) chromium  ## docs/screenshot-room.png anew, from a running 
 # A wheel goes to other machines, so it has in it nothing of this processor and needs no library that
 # may be missing there; UPROAR_NATIVE=1 makes one for machines like this.
 wheel: $(STAMP)  ## build a wheel into dist/ (UPROAR_NATIVE=1: for this machine's processor)
-	rm -rf dist build/lib.* build/temp.* build/bdist.*
+	rm -rf dist build/lib.* build/bdist.*
 	UPROAR_ISAL=$(if $(filter-out 0,$(UPROAR_NATIVE)),,0) $(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-build-isolation --no-deps --wheel-dir dist .
 	@ls dist/*.whl
 

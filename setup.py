@@ -73,6 +73,16 @@ def has_isal() -> bool:
     return found.returncode == 0
 
 
+def record(isal: bool) -> str:
+    """Return a file that changes with the options, so that nothing built with others is kept."""
+    path = ROOT / "build" / "options"
+    options = " ".join([*flags(), "isal" if isal else ""])
+    if not path.exists() or path.read_text() != options:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(options)
+    return str(path.relative_to(ROOT))
+
+
 def extension(module: str, *, isal: bool) -> Extension:
     """Return how a module of `_fastpath` is built."""
     macros: list[tuple[str, str | None]] = [
@@ -86,7 +96,10 @@ def extension(module: str, *, isal: bool) -> Extension:
     return Extension(
         f"{FASTPATH}.{module}",
         [f"{FASTPATH}/{module}.pyx"],
-        depends=[str(path.relative_to(ROOT)) for path in (ROOT / FASTPATH).glob("*.h")],
+        depends=[
+            record(isal),
+            *(f"{FASTPATH}/{path.name}" for path in (ROOT / FASTPATH).glob("*.h")),
+        ],
         include_dirs=[FASTPATH],
         define_macros=macros,
         libraries=libraries,

@@ -11,6 +11,7 @@ from typing import Any, Final
 import psutil
 
 import uproar
+from _fastpath import build
 
 # What a comment passes through on its way; other packages change no figure.
 PACKAGES: Final = (
@@ -29,7 +30,7 @@ def block() -> dict[str, Any]:
         "packages": {name: _version(name) for name in PACKAGES},
         "load_average": [round(value, 2) for value in os.getloadavg()],
         "engine": "reference",  # the only one so far
-        "build": f"uproar {uproar.__version__}, pure Python",
+        "build": f"uproar {uproar.__version__}, {build.describe() or 'pure Python'}",
     }
 
 

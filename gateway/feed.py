@@ -22,7 +22,7 @@ from gateway.ephemeral import Ephemeral
 from gateway.live import Live
 from uproar import ephemeral
 from uproar.batch import Batch, decode_batch
-from uproar.bus import Bus, BusLost, Subscriber, channel, control_channel
+from uproar.bus import Bus, BusLost, Subscriber, channel, control_channel, shard_of
 from uproar.config import Config
 from uproar.ephemeral import BadEphemeral, Kick, Said, is_ephemeral
 from uproar.events import CONTROL_TYPES, Event, PoisonedRecord
@@ -32,7 +32,6 @@ from uproar.store import Reader, Store, StoreUnavailable
 
 logger = logging.getLogger(__name__)
 
-SHARD = 0
 PARTITION = 0
 PROBE = ephemeral.encode("probe", None)
 PROBE_EVERY_S = 1.0
@@ -58,10 +57,11 @@ class Feed:
     ) -> None:
         self.config = config
         self.name = name
+        self.shard = shard_of(name, config.shards)
         self.bus = bus
         self.state = state
         self.store = store
-        self.in_pool = in_pool  # runs a blocking store call on a thread: in_pool(function, *args)
+        self.in_pool = in_pool  # runs a store call where it may wait: in_pool(function, *args)
         self.on_ready = on_ready
         self.on_events = on_events
         self.ephemeral: Ephemeral
@@ -166,7 +166,7 @@ class Feed:
 
     def _subscribed(self, stream: str) -> bool:
         """Subscribe and wait for the confirmation."""
-        where = channel(stream, SHARD)
+        where = channel(stream, self.shard)
         subscriber = self._subscriber
         if subscriber is None:
             return False
@@ -386,14 +386,22 @@ class Feed:
 
     # -- leases and the probe ---------------------------------------------------------------------
 
-    def _interest(self, streams: list[str]) -> None:
-        if streams:
-            until = time.time() + self.config.state.interest_lease_s
-            self.state.add_interest(streams, SHARD, until)
+    def _interest(self, streams: list[str]) -> list[str]:
+        """Lease the streams; return those that had no lease of ours."""
+        if not streams:
+            return []
+        until = time.time() + self.config.state.interest_lease_s
+        return self.state.add_interest(streams, self.shard, until)
 
     def renew(self) -> None:
-        """Say again which streams are watched here; raises StateLost."""
-        self._interest(list(self.live))
+        """Say again which streams are watched here; raises StateLost.
+
+        Where the lease was lost, with a master of a cluster for example, batches have gone past us.
+        """
+        for stream in self._interest(list(self.live)):
+            live = self.live.get(stream)
+            if live is not None:
+                self.hear(live)
 
     def _renew(self) -> None:
         lease_s = self.config.state.interest_lease_s
@@ -413,10 +421,10 @@ class Feed:
             if now - since > lease_s:
                 del self._unwatched[stream]
                 self.live.pop(stream, None)
-                self._confirmed.pop(channel(stream, SHARD), None)
+                self._confirmed.pop(channel(stream, self.shard), None)
                 try:
                     if self._subscriber is not None:
-                        self._subscriber.unsubscribe([channel(stream, SHARD)])
+                        self._subscriber.unsubscribe([channel(stream, self.shard)])
                 except BusLost:
                     continue
 

@@ -59,7 +59,7 @@ class Payloads:
         payload = self._made.get(name)
         if payload is None:
             if key.dialect == "native":
-                payload = native.encode_events(key.codec, events, moderator=key.moderates)
+                payload, _ = native.encode_events(key.codec, events, key.moderates)
             else:
                 objects = objects_of(events, moderator=key.moderates)
                 payload = ENCODERS[key.dialect](key.codec, objects, self._place)

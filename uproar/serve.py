@@ -21,7 +21,7 @@ from typing import Any, Final
 
 import msgspec
 
-from uproar import auth, logs, valkey_server
+from uproar import auth, cluster_check, logs, valkey_server
 from uproar.admin import gateway_names
 from uproar.child import LISTEN_FD, READY_FD, Spec
 from uproar.config import ENV_PREFIX, ENV_RESERVED, Config, dump
@@ -72,6 +72,8 @@ def serve(config: Config, prints: Prints) -> None:
         logs.configure("supervisor", file=supervisor_log, stderr_level=logging.WARNING)
         _raise_file_limit()
         key = auth.load_key(config.key_path)
+        if config.state.engine == "cluster":
+            cluster_check.check(config)
         auth.platform_keys(config)  # one that can't be used is a sentence here, not restarts
         config = _listen(config, listeners)
         file = write_effective(config)
@@ -110,13 +112,16 @@ def make_specs(
         stop = STOP_ORDER.index(role)
         specs.append(Spec(name, role, argv, path, start=start, stop=stop, **more))
 
-    for role in ("log", "state"):
+    servers: list[valkey_server.Role] = ["log"]
+    if config.state.engine == "valkey":
+        servers.append("state")
+    for server in servers:
         add(
-            role,
+            server,
             0,
-            tuple(valkey_server.arguments(binary, role, config)),
-            ready=valkey_server.ready_check(config.socket(role)),
-            gate=_space(config) if role == "log" else None,
+            tuple(valkey_server.arguments(binary, server, config)),
+            ready=valkey_server.ready_check(config.socket(server)),
+            gate=_space(config) if server == "log" else None,
         )
     for role in (*WORKERS, WEBHOOKS) if config.webhooks.targets else WORKERS:
         add(role, 1, (*python, "workers", role, "--config", str(file), *ready))
@@ -222,6 +227,14 @@ def _listen(config: Config, listeners: list[Listener]) -> Config:
             jwks_file=str(Path(config.auth.jwks_file).expanduser().resolve())
             if config.auth.jwks_file
             else "",
+        ),
+        state=replace(
+            config.state,
+            **{
+                field: str(Path(file).expanduser().resolve())
+                for field in ("password_file", "ca_file", "cert_file", "key_file")
+                if (file := getattr(config.state, field))
+            },
         ),
         webhooks=replace(config.webhooks, key_file=str(config.webhook_key_path.resolve())),
     )

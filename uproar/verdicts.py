@@ -304,10 +304,18 @@ def engine(wanted: str, modules: Sequence[str]) -> Row:
     if wanted not in ("", "fast", "reference"):
         remedy = "unset UPROAR_ENGINE, or set it to reference"
         return Row("engine", "fail", f"{wanted[:20]}: unknown", bar, remedy)
-    if wanted == "fast" and not modules:
+    if wanted == "fast" and "reactor" not in modules:
         return Row("engine", "fail", f"fast, but {built}", bar, "`make setup` compiles it")
-    chosen = wanted or ("fast" if modules else "reference")
+    chosen = wanted or ("fast" if "reactor" in modules else "reference")
     return Row("engine", "ok", f"{chosen} ({built})", bar)
+
+
+def fast_path(build: str | None) -> Row:
+    """Judge how the compiled modules were built: compiler, switches, libraries."""
+    if build is None:
+        remedy = "`make setup` compiles it; plain Python serves as well, and slower"
+        return Row("fast path", "warn", "not built", "built", remedy)
+    return Row("fast path", "ok", build, "built")
 
 
 def overcommit(mode: int) -> Row:

@@ -132,12 +132,14 @@ def _json_events(data: str | bytes) -> list[Event]:
 class _Message:
     """What the events of one msgpack message share."""
 
-    __slots__ = ("node", "offset", "ts", "users")
+    __slots__ = ("last_offset", "last_ts", "node", "offset", "ts", "users")
 
     def __init__(self, ts: int, offset: int, node: bytes | None) -> None:
         self.ts = ts
         self.offset = offset
         self.node = node
+        self.last_ts = ts  # these two of the comment before
+        self.last_offset = offset
         self.users: list[Event] = []
 
     def id(self, raw: int | bytes, ts: int) -> str:
@@ -156,7 +158,11 @@ class _Message:
             return dict(self.users[raw])
         user_id, name, role, color, badges = _padded(raw, 5)
         user: Event = {"id": user_id, "name": name, "role": ROLES[role or 0]}
-        if color is not None:
+        if isinstance(color, int):
+            if not 0 <= color <= 0xFFFFFF:
+                raise WireError(f"a color has 24 bits, this is {color}")
+            user["color"] = f"#{color:06x}"
+        elif color is not None:
             user["color"] = color
         if badges is not None:
             user["badges"] = badges
@@ -176,12 +182,13 @@ def _id_text(raw: bytes) -> str:
 
 
 def _comment(message: _Message, raw: list[Any]) -> Event:
-    _, offset, ts, comment_id, user, text, extra = _padded(raw, 7)
-    ts += message.ts
+    _, ts, user, text, comment_id, skipped, extra = _padded(raw, 7)
+    message.last_ts = ts = message.last_ts + ts
+    message.last_offset = offset = message.last_offset + 1 + (0 if skipped is None else skipped)
     event = {
         "type": "COMMENT",
-        "id": message.id(comment_id, ts),
-        "offset": message.offset + offset,
+        "id": message.id(0 if comment_id is None else comment_id, ts),
+        "offset": offset,
         "user": message.user(user),
         "text": text,
         "ts": ts,

@@ -38,7 +38,7 @@ export function toEvents(message) {
     throw new WireError("a message is [base_ts, base_offset, node, events]");
   }
   const [ts, offset, node, arrays] = message;
-  const base = { ts, offset, node, users: [] };
+  const base = { ts, offset, node, users: [], last: { ts, offset } };
   const events = [];
   for (const array of arrays) {
     if (!Array.isArray(array)) throw new WireError("an event is an array");
@@ -102,13 +102,16 @@ const MAPS = [
 ];
 for (const type of MAPS) READERS.push(([fields]) => ({ type, ...fields }));
 
-function readComment([offset, tsDelta, id, user, text, extra], base) {
-  const ts = base.ts + tsDelta;
+/** `ts` and `offset` are differences to those of the comment before. */
+function readComment([later, user, text, id = 0, skipped = 0, extra], base) {
+  const ts = base.last.ts + later;
+  const offset = base.last.offset + 1 + skipped;
+  base.last = { ts, offset };
   const { reply_to: replyTo, ...rare } = extra ?? {};
   return {
     type: "COMMENT",
     id: typeof id === "number" ? timeUuid(ts, id, base.node) : uuidText(id),
-    offset: base.offset + offset,
+    offset,
     user: readUser(user, base.users),
     text,
     ts,
@@ -124,10 +127,16 @@ function readUser(user, users) {
     return users[user];
   }
   if (!Array.isArray(user)) throw new WireError("an author is an array or an index");
-  const [id, name, role, color, badges] = user;
+  const [id, name, role, shade, badges] = user;
+  const color = typeof shade === "number" ? colorText(shade) : shade;
   const author = { id, name, role: ROLES[role ?? 0], ...optional({ color, badges }) };
   users.push(author);
   return author;
+}
+
+function colorText(rgb) {
+  if (!(rgb >= 0 && rgb <= 0xffffff)) throw new WireError("a color has 24 bits");
+  return `#${rgb.toString(16).padStart(6, "0")}`;
 }
 
 function optional(fields) {

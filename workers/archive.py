@@ -16,8 +16,7 @@ from uproar.events import Event, PoisonedRecord, to_event
 from uproar.log import LogUnavailable
 from uproar.log.valkey import ValkeyLog
 from uproar.logs import event
-from uproar.store import StoreUnavailable
-from uproar.store.sqlite import SqliteStore
+from uproar.store import StoreUnavailable, open_store
 from workers.process import Process
 
 logger = logging.getLogger(__name__)
@@ -37,7 +36,7 @@ class Archive:
     def __init__(self, process: Process) -> None:
         self.stop = process.stop
         self.log = ValkeyLog(process.config)
-        self.store = SqliteStore(process.config.data_dir / "store.db", writer=True)
+        self.store = open_store(process.config, writer=True)
         self.consumer = Consumer(self.log, GROUP, PARTITION)
         self.reason = "starting"
         self.era = 0

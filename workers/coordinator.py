@@ -13,14 +13,12 @@ import os
 import time
 
 from uproar import status
-from uproar.bus import BusLost, channel
-from uproar.bus.valkey import ValkeyBus
+from uproar.bus import BusLost, channel, open_bus
 from uproar.consumer import Consumer
 from uproar.log import LogUnavailable
 from uproar.log.valkey import ValkeyLog
 from uproar.logs import event
-from uproar.state import RingWrite, StateLost
-from uproar.state.valkey import ValkeyState
+from uproar.state import RingWrite, StateLost, open_state
 from workers.chain import Chain, Link
 from workers.process import Process
 from workers.totals import Teller
@@ -42,10 +40,10 @@ class Coordinator:
         config = process.config
         self.stop = process.stop
         self.log = ValkeyLog(config)
-        self.state = ValkeyState(config)
-        self.bus = ValkeyBus(config)
+        self.state = open_state(config)
+        self.bus = open_bus(config)
         self.consumer = Consumer(self.log, GROUP, PARTITION)
-        self.teller = Teller(ValkeyState(config), ValkeyBus(config), process.stop)
+        self.teller = Teller(open_state(config), open_bus(config), process.stop)
         self.config = config
         self.epoch = ""
         self.reason = "starting"

@@ -26,8 +26,7 @@ from uproar.ipc import Answer, FrameReader, LinkError, decode_submissions, encod
 from uproar.log import Log, LogBatch, LogFull, LogUnavailable, groups_of
 from uproar.log.valkey import ValkeyLog
 from uproar.logs import event
-from uproar.store import StoreUnavailable
-from uproar.store.sqlite import SqliteStore
+from uproar.store import StoreUnavailable, open_store
 from workers.admission import Admission
 from workers.moderation.lists import files_of
 from workers.moderation.moderator import Moderator
@@ -42,6 +41,7 @@ APPEND_EVERY_S = 0.004
 TRIM_EVERY_S = 20.0
 OUT_MAX = 16 << 20  # unsent bytes to one gateway; more means it is gone
 PARTITION = 0
+STORE_S = 1.0  # for what stands in a stream (5 ms): all other comments wait meanwhile
 
 
 def address_of(process_config_address: str, fallback: str) -> str:
@@ -72,7 +72,7 @@ class Ingest:
         self.stop = process.stop
         self.config = config
         self.log: Log = ValkeyLog(config)
-        self.store = SqliteStore(config.data_dir / "store.db")
+        self.store = open_store(config, timeout_s=STORE_S)
         self.admission = Admission(
             config.limits,
             ack_deadline_ms=int(config.ingest.ack_deadline_s * 1000),

@@ -1,8 +1,7 @@
 """The fast engine: the compiled reactor in a gevent hub. Linux only; what serves by default there.
 
 One watcher of the hub looks at the reactor's epoll; each time one bounded pass is made, and what
-has happened goes up as one batch. Requests that are no upgrade go to pywsgi with the bytes that were
-read already.
+has happened goes up as one batch. Requests that are no upgrade go to pywsgi, with what was read.
 """
 
 from __future__ import annotations
@@ -26,6 +25,10 @@ logger = logging.getLogger(__name__)
 
 READABLE = 1  # libev's name for it
 ADVANCE_S = 0.1  # between two looks at timers
+# A turn of the hub costs more than a ping. So after a pass over a few sockets the next one waits
+# this long and takes what came together; what comes into a quiet room is looked at at once.
+REST_S = 0.005
+BUSY = 32  # ready sockets from which on a pass is worth its turn
 
 
 class FastEngine:
@@ -43,6 +46,7 @@ class FastEngine:
         self._farewells: dict[int, Callable[[int, str], bytes]] = {}
         self._http: Any = None
         self._watcher: Any = None
+        self._rest: Any = None
         self._timer: Any = None
         self.http_sockets = 0
         reactor = self._reactor = Reactor(
@@ -85,6 +89,7 @@ class FastEngine:
         loop = gevent.get_hub().loop
         self._watcher = loop.io(self._reactor.fd, READABLE)
         self._watcher.start(self._pass)
+        self._rest = loop.timer(REST_S, REST_S)
         self._timer = loop.timer(ADVANCE_S, ADVANCE_S)
         self._timer.start(self._advance)
         self._reactor.listen(listener.fileno())
@@ -193,10 +198,23 @@ class FastEngine:
     # -- the loop ---------------------------------------------------------------------------------
 
     def _pass(self) -> None:
-        events, _ = self._reactor.poll()
+        ready = self._look()
+        if ready < BUSY:
+            self._watcher.stop()
+            self._rest.again(self._rested)
+
+    def _rested(self) -> None:
+        if not self._look():
+            self._rest.stop()
+            self._watcher.start(self._pass)
+
+    def _look(self) -> int:
+        """Make one pass; return how many sockets were ready."""
+        events, ready = self._reactor.poll()
         for fd, data, address in self._reactor.requests():
             gevent.spawn(self._request, fd, data, address)
         self._hand_up(events)
+        return ready
 
     def _advance(self) -> None:
         self._hand_up(self._reactor.advance())

@@ -94,8 +94,10 @@ class Api:
         link: IngestLink,
         viewer_count: Callable[[str], int | None],
         in_pool: Callable[..., Any],
+        in_thread: Callable[..., Any],
     ) -> None:
-        self.in_pool = in_pool  # runs a blocking store call on a thread of REST's own
+        self.in_pool = in_pool  # runs a store call, one that blocks on a thread of REST's own
+        self.in_thread = in_thread  # runs what computes for long
         self.config = config
         self.key = key
         self.verifier = verifier

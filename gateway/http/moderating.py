@@ -267,7 +267,7 @@ class Acts:
         claims, stream = self._moderator(request, stream, "change the terms")
         body = request.body(TermLists, most=BODY_TERMS)
         # Folding 100,000 terms takes a second: not in the hub.
-        self.api.in_pool(_check_terms, body)
+        self.api.in_thread(_check_terms, body)
         data = Terms(_written(body.blocked), _written(body.allowed), claims.sub)
         offset = self._act(request, claims, stream, "TERMS", data, body.nonce)
         return Response.json({**_listed(data), "offset": offset})

@@ -42,9 +42,11 @@ test("unknown types and further fields are ignored", () => {
 test("malformed messages are refused with a WireError", () => {
   for (const message of [
     null, 5, [], {}, [0, 0, null], [0, 0, null, 5], [0, 0, null, [5]],
-    [0, 0, null, [[1, 0, 0, 0, ["u"], "no node"]]],
-    [0, 0, NODE, [[1, 0, 0, 0, 3, "no such author"]]],
-    [0, 0, NODE, [[1, 0, 0, 0, "ada", "an author of another shape"]]],
+    [0, 0, null, [[1, 0, ["u"], "no node"]]],
+    [0, 0, NODE, [[1, 0, 3, "no such author"]]],
+    [0, 0, NODE, [[1, 0, "ada", "an author of another shape"]]],
+    [0, 0, NODE, [[1, 0, ["u", "n", 0, -1], "no color"]]],
+    [0, 0, NODE, [[1, 0, ["u"], "an id of another shape", "text"]]],
     [0, 0, NODE, [[2, 0, "text"]]],
   ]) {
     assert.throws(() => decodeBinary(encode(message)), WireError, JSON.stringify(message));

@@ -108,6 +108,24 @@ def test_who_hops_on_at_a_keyframe_reads_on(
     assert packed < 0.75 * plain
 
 
+@pytest.mark.parametrize("codec", ["json", "msgpack"])
+@LEVELS
+def test_who_got_the_last_32_kib_by_themselves_needs_no_keyframe(codec: str, level: int) -> None:
+    """Every inflater keeps 32 KiB of what it read, whether or not that referred to anything."""
+    window = fast.Window()
+    readers: list[tuple[Reader, int]] = []
+    hopped = 0
+    for number, tick in enumerate(ticks(codec, 5, 300)):
+        shared, single = window.message(tick, level), fast.compress(tick, level)
+        if number % 10 == 0:
+            readers.append((Reader(), 0))
+        for place, (reader, got) in enumerate(readers):
+            assert reader.read(shared if got >= 32_768 else single) == tick
+            readers[place] = (reader, got + len(tick))
+            hopped += got >= 32_768 > got - len(tick)
+    assert hopped > 10
+
+
 @WINDOWS
 @LEVELS
 def test_a_window_remembers_and_a_keyframe_forgets(module: ModuleType, level: int) -> None:

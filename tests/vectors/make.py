@@ -5,8 +5,8 @@ contradict the encoder of the gateway and the decoders of the clients. What the 
 the encoder is fixed as follows:
 
 - `base_ts` is the `ts` of the first COMMENT, else `server_time` of the first PONG, else 0.
-- `base_offset` is the first `offset`, `position` or `from` among the events, in order, else 0.
-  WELCOME is a map of absolute values and does not count.
+- `base_offset` is one less than the `offset` of the first COMMENT, without one the first `offset`,
+  `position` or `from` among the events, else 0. WELCOME and what else is a map does not count.
 - `node` is the tail of the first COMMENT's id, nil without a COMMENT.
 - A user is an index only when exactly the same user, name, colour and badges too, was named before.
 - Role `viewer` is absent.
@@ -54,7 +54,7 @@ def encode(events: list[dict[str, Any]]) -> bytes:
     pongs = [event["server_time"] for event in events if event["type"] == "PONG"]
     base_ts = ([event["ts"] for event in comments] + pongs + [0])[0]
     base_offset = 0
-    for event in events:
+    for event in events if not comments else []:
         if event["type"] == "WELCOME" or event["type"] in MAPS:
             continue
         named = [event[key] for key in ("offset", "position", "from") if key in event]
@@ -62,8 +62,11 @@ def encode(events: list[dict[str, Any]]) -> bytes:
             base_offset = named[0]
             break
     node = uuid.UUID(comments[0]["id"]).bytes[8:] if comments else None
+    if comments:
+        base_offset = comments[0]["offset"] - 1
     users: list[dict[str, Any]] = []
-    packed = [encode_event(event, base_ts, base_offset, node, users) for event in events]
+    before = [base_ts, base_offset]
+    packed = [encode_event(event, base_ts, base_offset, node, users, before) for event in events]
     return msgpack.packb([base_ts, base_offset, node, packed])
 
 
@@ -73,6 +76,7 @@ def encode_event(
     base_offset: int,
     node: bytes | None,
     users: list[dict[str, Any]],
+    before: list[int],
 ) -> list[Any]:
     def place(key: str = "offset") -> int:
         return event[key] - base_offset
@@ -91,9 +95,12 @@ def encode_event(
         if "reply_to" in extra:
             extra["reply_to"] = uuid.UUID(extra["reply_to"]).bytes
         author = encode_user(event["user"], users)
-        return without_tail(
-            [1, place(), event["ts"] - base_ts, raw, author, event["text"], extra or None]
-        )
+        row = [1, event["ts"] - before[0], author, event["text"]]
+        last = [raw, event["offset"] - before[1] - 1, extra or 0]
+        while last and last[-1] == 0:
+            last.pop()
+        before[:] = [event["ts"], event["offset"]]
+        return row + last
     if kind == "COMMENT_DELETED":
         return [2, place(), uuid.UUID(event["comment_id"]).bytes]
     if kind == "USER_REMOVED":
@@ -131,9 +138,10 @@ def encode_user(user: dict[str, Any], users: list[dict[str, Any]]) -> Any:
         return users.index(user)
     users.append(user)
     role = ["viewer", "vip", "moderator", "broadcaster", "service"].index(user["role"])
-    return without_tail(
-        [user["id"], user["name"], role or None, user.get("color"), user.get("badges")]
-    )
+    color: Any = user.get("color")
+    if color and len(color) == 7 and color[0] == "#" and set(color[1:]) <= set("0123456789abcdef"):
+        color = int(color[1:], 16)
+    return without_tail([user["id"], user["name"], role or None, color, user.get("badges")])
 
 
 ADA = {"id": "u1", "name": "Ada", "role": "viewer"}
@@ -222,6 +230,12 @@ def messages() -> dict[str, list[dict[str, Any]]]:
             comment(10, ADA, "one"),
             comment(11, {**ADA, "name": "Ada L.", "color": "#abcdef"}, "two", sequence=1),
             comment(12, ADA, "three", sequence=2),
+        ],
+        "colors": [
+            comment(10 + number, {**ADA, "color": color}, "hi", sequence=number)
+            for number, color in enumerate(
+                ("#000000", "#00007f", "#ffffff", "#FFFFFF", "#fff", "#12345g", "#1234567", "teal")
+            )
         ],
         "ids that do not follow from ts and node": [
             comment(10, ADA, "the message's node"),

@@ -33,8 +33,7 @@ from uproar.ipc import Answer, IngestLink
 from uproar.log import LogUnavailable
 from uproar.log.valkey import ValkeyLog
 from uproar.logs import event
-from uproar.store import StoreUnavailable
-from uproar.store.sqlite import SqliteStore
+from uproar.store import Store, StoreUnavailable, open_store
 from workers.admission import is_by_service
 from workers.ingest import address_of
 from workers.moderation.figures import Figures
@@ -99,7 +98,7 @@ class Past:
     nothing counts twice.
     """
 
-    def __init__(self, store: SqliteStore, moderator: Moderator) -> None:
+    def __init__(self, store: Store, moderator: Moderator) -> None:
         self._store = store
         self._moderator = moderator
         self._known: set[str] = set()
@@ -173,7 +172,7 @@ class Worker:
             deadline_s=config.ingest.ack_deadline_s,
             pending=POLL_RECORDS * ACTS,
         )
-        self.store = SqliteStore(config.data_dir / "store.db")
+        self.store = open_store(config)
         self.moderator = Moderator(config.moderation)
         self.past = Past(self.store, self.moderator)
         self.keep_ms = int(config.moderation.strikes_s * 1000)
