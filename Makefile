@@ -71,7 +71,7 @@ test: $(STAMP) $(addprefix test-,$(SUITES))  ## run all tests (ARGS="-k name" na
 # pytest answers 5 where a suite has no test that fits: nothing failed.
 define run-suite
 	@echo "== tests/$(1)"
-	@$(PYTEST) tests/$(1) $(ARGS) || { code=$$?; [ $$code -eq 5 ] || exit $$code; }
+	@$(PYTEST) tests/$(1) -m "not stack" $(ARGS) || { code=$$?; [ $$code -eq 5 ] || exit $$code; }
 endef
 
 test-unit: $(STAMP)  ## functions and processes of one module, in seconds
@@ -96,6 +96,10 @@ stack-up: $(STAMP) java  ## fetch and start Kafka, Cassandra and a Valkey cluste
 
 stack-down: $(STAMP)  ## stop them; their data stays in build/stack/run
 	@$(BIN)/python -m deploy.stack down $(ARGS)
+
+test-stack: $(STAMP) java  ## the conformance suites on real servers, started for it
+	@echo "== tests on Kafka, Cassandra and a Valkey cluster"
+	@UPROAR_TEST_STACK=1 $(PYTEST) tests/conformance tests/chaos -m stack $(ARGS)
 
 java:
 	@if command -v java >/dev/null && command -v mvn >/dev/null; then exit 0; fi; \

@@ -237,7 +237,7 @@ class Arrivals:
         """Wait for this gateway to come up to a client that saw more on another one."""
         if live.sent < offset:
             try:
-                known = self.feed.state.last(0)
+                known = self.feed.last(live.stream)
                 if known is not None and known[0] < offset:
                     return False  # the log does not have it
                 # A quiet stream stands where its last event was; its partition has gone on.
