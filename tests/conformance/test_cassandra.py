@@ -228,7 +228,8 @@ def test_it_migrates_forward_and_keeps_the_rows(cassandra, monkeypatch):
 
 
 def test_a_refused_write_says_why_and_what_follows_goes_on(cassandra):
-    huge = other(2, "TERMS", Terms(("x" * (40 << 20),)))
+    # Above the largest mutation (half a commit log segment), below the largest frame.
+    huge = other(2, "TERMS", Terms(("x" * (10 << 20),)))
     with opened(cassandra) as store:
         era = put(store, said(1))
         with pytest.raises(
