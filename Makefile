@@ -97,6 +97,10 @@ stack-up: $(STAMP) java  ## fetch and start Kafka, Cassandra and a Valkey cluste
 stack-down: $(STAMP)  ## stop them; their data stays in build/stack/run
 	@$(BIN)/python -m deploy.stack down $(ARGS)
 
+test-stack: $(STAMP) java  ## the conformance suites on real servers, started for it
+	@echo "== tests on Kafka, Cassandra and a Valkey cluster"
+	@UPROAR_TEST_STACK=1 $(PYTEST) tests/conformance tests/chaos -m stack $(ARGS)
+
 java:
 	@if command -v java >/dev/null && command -v mvn >/dev/null; then exit 0; fi; \
 	if [ "$$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then \

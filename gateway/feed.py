@@ -26,13 +26,13 @@ from uproar.bus import Bus, BusLost, Subscriber, channel, control_channel, shard
 from uproar.config import Config
 from uproar.ephemeral import BadEphemeral, Kick, Said, is_ephemeral
 from uproar.events import CONTROL_TYPES, Event, PoisonedRecord
+from uproar.log import partition_of, partitions_of
 from uproar.logs import event
 from uproar.state import RingEntry, State, StateLost
 from uproar.store import Reader, Store, StoreUnavailable
 
 logger = logging.getLogger(__name__)
 
-PARTITION = 0
 PROBE = ephemeral.encode("probe", None)
 PROBE_EVERY_S = 1.0
 PROBE_LATE_S = 3.0
@@ -101,6 +101,14 @@ class Feed:
     def unwatch(self, stream: str) -> None:
         """Say that nobody watches a stream now; it is kept for a lease's time."""
         self._unwatched[stream] = time.monotonic()
+
+    def partition(self, stream: str) -> int:
+        """Return the partition of a stream."""
+        return partition_of(stream, partitions_of(self.config))
+
+    def last(self, stream: str) -> tuple[int, str] | None:
+        """Up to where a stream's partition is published, and its epoch; raises StateLost."""
+        return self.state.last(self.partition(stream))
 
     # -- the bus ----------------------------------------------------------------------------------
 
@@ -202,7 +210,7 @@ class Feed:
             self.on_events(live)
 
     def _begin(self, live: Live) -> None:
-        known = self.state.last(PARTITION)
+        known = self.last(live.stream)
         if known is None:
             raise StateLost("the coordinator has not said yet where it stands")
         last, epoch = known
@@ -242,7 +250,7 @@ class Feed:
 
     def hear(self, live: Live) -> None:
         """Ask STATE how far everything has come, and fill up to there; raises StateLost."""
-        known = self.state.last(PARTITION)
+        known = self.last(live.stream)
         if live.ready and known is not None and known[0] > live.position:
             self._take(live, Batch(known[0], known[0], []))
 
@@ -251,7 +259,7 @@ class Feed:
 
         No live batch waits for this: what a client says of its place must cost nobody else.
         """
-        known = self.state.last(PARTITION)
+        known = self.last(live.stream)
         after = live.position
         if not live.ready or known is None or known[0] <= after:
             return

@@ -21,7 +21,7 @@ from cryptography.x509.oid import NameOID
 from deploy.stack import jars
 from deploy.stack.__main__ import cache_dir
 from deploy.stack.cassandra import Cassandra
-from deploy.stack.server import free_ports
+from deploy.stack.server import HOST, free_ports
 from uproar.config import Config, load
 
 NAMED = "UPROAR_TEST_CASSANDRA"
@@ -107,6 +107,24 @@ class Guarded(Cassandra):
         return [java, "-Dcassandra.superuser_setup_delay_ms=0", *rest]
 
 
+class Member(Cassandra):
+    """A small node of several on one address; `seed` is the storage port of the first."""
+
+    seed = 0
+
+    def prepare(self) -> None:
+        super().prepare()
+        settings = self.directory / "cassandra.yaml"
+        text = settings.read_text()
+        text = text.replace(f"{HOST}:{self._storage}", f"{HOST}:{self.seed or self._storage}")
+        # Together they start empty, so none has to wait for what the others hold.
+        settings.write_text(f"{text}auto_bootstrap: false\n")
+
+    def command(self) -> list[str]:
+        smaller = {"-Xmx1g": "-Xmx512m", "-Xms256m": "-Xms128m"}
+        return [smaller.get(word, word) for word in super().command()]
+
+
 def make_certificates(directory: Path) -> None:
     """Write `ca.pem`, `server.p12` for 127.0.0.1 (password `test`), and `other.pem` of nobody."""
     now = datetime.datetime.now(datetime.UTC)
@@ -141,18 +159,45 @@ def make_certificates(directory: Path) -> None:
     (directory / "server.p12").write_bytes(packed)
 
 
-@contextmanager
-def own_node(kind: type[Cassandra] = Cassandra) -> Iterator[Node]:
-    """Start a node that the test may kill; skips where Cassandra was not fetched."""
+def _fetched() -> Path:
+    """Return where the jars lie; skips where Cassandra was not fetched."""
     version = jars.CASSANDRA[0].version
     if not (cache_dir() / f"cassandra-{version}" / "complete").exists():
         pytest.skip("needs a Cassandra: make test-stack fetches one")
+    return cache_dir()
+
+
+@contextmanager
+def three_nodes() -> Iterator[tuple[Node, list[Member]]]:
+    """Start a cluster of three; the first is the one that clients are told of."""
+    cache, ports = _fetched(), free_ports(9)
+    with tempfile.TemporaryDirectory(prefix="cassandra") as directory:
+        members = [
+            Member(
+                cache, Path(directory) / str(n), (ports[3 * n], ports[3 * n + 1], ports[3 * n + 2])
+            )
+            for n in range(3)
+        ]
+        try:
+            for member in members:
+                member.seed = ports[1]
+                member.start()
+            yield Node(f"{HOST}:{ports[0]}", members[0]), members
+        finally:
+            for member in members:
+                member.kill9()
+
+
+@contextmanager
+def own_node(kind: type[Cassandra] = Cassandra) -> Iterator[Node]:
+    """Start a node that the test may kill; skips where Cassandra was not fetched."""
+    cache = _fetched()
     with tempfile.TemporaryDirectory(prefix="cassandra") as directory:
         first, second, third = free_ports(3)
-        server = kind(cache_dir(), Path(directory), (first, second, third))
+        server = kind(cache, Path(directory), (first, second, third))
         try:
             server.start()
-            yield Node(f"127.0.0.1:{first}", server)
+            yield Node(f"{HOST}:{first}", server)
         finally:
             server.resume()
             server.kill9()

@@ -114,12 +114,27 @@ class Limits(_Section):
 
 
 class Log(_Section):
-    """The embedded log: a Valkey of its own with `appendfsync always`."""
+    """The log: a Valkey of its own with `appendfsync always`, or a topic of Apache Kafka."""
 
+    engine: str = "valkey"  # or "kafka"
+    batch_records: Annotated[int, Meta(ge=1, le=10_000)] = 1000  # per append and partition
+    timeout_s: Seconds = 5.0  # a blocked append or read
+    # valkey:
     max_memory_mb: Annotated[int, Meta(ge=64)] = 1024
     keep_s: Annotated[float, Meta(ge=600, le=604_800)] = 600.0  # never trimmed within this
-    batch_records: Annotated[int, Meta(ge=1, le=10_000)] = 1000  # per append
-    timeout_s: Seconds = 5.0  # a blocked append or read
+    # kafka: docs/scaling-out.md. A topic that promises less than this is refused at start.
+    brokers: str = ""  # HOST:PORT, several with commas between
+    topic: Annotated[str, Meta(pattern=r"^[a-zA-Z0-9._-]{1,200}$")] = (
+        "comments"  # made when missing
+    )
+    partitions: Annotated[int, Meta(ge=1, le=1000)] = 12  # for good: it decides where streams lie
+    replicas: Annotated[int, Meta(ge=1, le=10)] = 3  # of every record
+    min_insync: Annotated[int, Meta(ge=1, le=10)] = 2  # have it before it is acknowledged
+    retention_s: Annotated[float, Meta(ge=600)] = 86_400.0  # how far behind the archive may be
+    session_s: Annotated[float, Meta(ge=1, le=300)] = (
+        6.0  # then a dead worker's partitions are free
+    )
+    member: Annotated[str, Meta(max_length=200)] = ""  # our name in groups; empty: hostname
 
 
 class Store(_Section):
@@ -405,6 +420,7 @@ def _check(config: Config) -> None:
         _check_url(url or "-", f"webhooks.targets[{number}]")
     _check_moderation(config.moderation)
     _check_state(config.state)
+    _check_log(config.log)
     if config.server.port and config.server.port == config.server.admin_port:
         raise ConfigError(
             f"server.admin_port: {config.server.port} is taken by server.port; choose another"
@@ -452,6 +468,17 @@ def _check_state(state: State) -> None:
         raise ConfigError("state.ca_file: goes together with state.cert_file; give both")
     if state.user and not state.password_file:
         raise ConfigError("state.user: goes together with state.password_file; give both")
+
+
+def _check_log(log: Log) -> None:
+    if log.engine not in ("valkey", "kafka"):
+        raise ConfigError(f'log.engine: "{log.engine}" is no engine; take "valkey" or "kafka"')
+    if log.engine == "kafka" and not log.brokers:
+        raise ConfigError('log.brokers: empty; name the brokers, "HOST:PORT,HOST:PORT"')
+    if log.min_insync > log.replicas:
+        raise ConfigError(
+            "log.min_insync: above log.replicas, so nothing could ever be written; lower it"
+        )
 
 
 def _check_moderation(moderation: Moderation) -> None:

@@ -23,7 +23,7 @@ from uproar.logs import event
 
 logger = logging.getLogger(__name__)
 
-READABLE = 1  # libev's name for it
+READABLE, WRITABLE = 1, 2  # libev's names for them
 ADVANCE_S = 0.1  # between two looks at timers
 # A turn of the hub costs more than a ping. So after a pass over a few sockets the next one waits
 # this long and takes what came together; what comes into a quiet room is looked at at once.
@@ -46,6 +46,7 @@ class FastEngine:
         self._farewells: dict[int, Callable[[int, str], bytes]] = {}
         self._http: Any = None
         self._watcher: Any = None
+        self._anchor: Any = None
         self._rest: Any = None
         self._timer: Any = None
         self.http_sockets = 0
@@ -89,6 +90,11 @@ class FastEngine:
         loop = gevent.get_hub().loop
         self._watcher = loop.io(self._reactor.fd, READABLE)
         self._watcher.start(self._pass)
+        # An epoll is never writable, so this one never calls. With it, resting changes what the hub
+        # waits for; without it, libev would take our epoll out and add it again, and the kernel
+        # looks through all that is in an added epoll for loops: 0.4 ms with 8,000 viewers.
+        self._anchor = loop.io(self._reactor.fd, WRITABLE)
+        self._anchor.start(lambda: None)
         self._rest = loop.timer(REST_S, REST_S)
         self._timer = loop.timer(ADVANCE_S, ADVANCE_S)
         self._timer.start(self._advance)

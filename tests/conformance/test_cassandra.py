@@ -125,7 +125,7 @@ def test_a_hung_node_costs_a_call_its_deadline_and_the_next_ones_nothing(mortal_
                 store.newest("demo", 1)
             assert time.monotonic() - start < 0.2
             start = time.monotonic()
-            with pytest.raises(StoreUnavailable, match="can't be reached"):
+            with pytest.raises(StoreUnavailable, match="did not answer"):
                 late.newest("demo", 1)  # it had no connection yet
             assert time.monotonic() - start < 4
         finally:
@@ -181,6 +181,18 @@ def test_too_few_copies(cassandra):
     with opened(cassandra) as store:
         put(store, said(1))
     refused(cassandra, r"keeps 1 copies in .*ALTER KEYSPACE", replication=3)
+
+
+def test_fewer_nodes_than_copies(cassandra):
+    absent = f"{cassandra.keyspace}_absent"
+    refused(cassandra, r"fewer nodes \(1\) than store.replication", keyspace=absent, replication=2)
+    two = f"{cassandra.keyspace}_two"
+    with cassandra.session() as session:
+        session.execute(
+            f"CREATE KEYSPACE {two} WITH replication = "
+            "{'class': 'NetworkTopologyStrategy', 'datacenter1': 2}"
+        )
+    refused(cassandra, "has too few replicas up", keyspace=two, replication=2)
 
 
 def test_a_later_schema(cassandra):
@@ -363,6 +375,27 @@ def test_pages_go_over_many_buckets(cassandra):
             expected[299], expected[298]
         ]  # fmt: skip
         assert store.events("demo", 1, 0, 1 << 53, 5000) == events
+
+
+def test_reading_stops_at_a_clear(cassandra, monkeypatch):
+    """What was cleared costs nothing: neither in the clear's era nor in those before it."""
+    step = 1 << layout.BUCKET_BITS
+    with opened(cassandra) as store:
+        put(store, *[said(n * step + 1, of=n) for n in range(100)])
+        old = [said(n * step + 1, of=n + 100) for n in range(50)]
+        put(store, *old, cleared(50 * step), said(51 * step, of=200), epoch="e2")
+        asked: list[str] = []
+        read = store._connection.read
+
+        def counted(requests: Any, deadline: Deadline) -> Any:
+            requests = list(requests)
+            asked.extend(name for name, _ in requests)
+            return read(requests, deadline)
+
+        monkeypatch.setattr(store._connection, "read", counted)
+        assert [found.event.offset for found in store.newest("demo", 50)] == [51 * step]
+        assert len([name for name in asked if name.startswith("history")]) <= 2
+        assert shown(store) == [51 * step]
 
 
 def test_a_busy_bucket_is_read_in_portions(cassandra):

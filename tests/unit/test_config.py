@@ -68,6 +68,10 @@ def test_the_file_of_the_working_directory_is_read_where_there_is_one(file, monk
         ({"UPROAR_STORE__KEYSPACE": "a-b"}, {}, r"store\.keyspace: expected `str` matching"),
         ({"UPROAR_STORE__HOSTS": "[]"}, {}, r"store\.hosts: expected `array` of length >= 1"),
         ({"UPROAR_STORE__USER": "u"}, {}, r"store\.user: goes together with store\.password_file"),
+        ({"UPROAR_LOG__ENGINE": "file"}, {}, r'log\.engine: "file" is no engine; take "valkey" or'),
+        ({"UPROAR_LOG__ENGINE": "kafka"}, {}, r"log\.brokers: empty; name the brokers"),
+        ({"UPROAR_LOG__MIN_INSYNC": "4"}, {}, r"log\.min_insync: above log\.replicas"),
+        ({"UPROAR_LOG__TOPIC": "a b"}, {}, r"log\.topic: expected `str` matching"),
     ],
 )
 def test_a_bad_setting_is_named_with_its_path(file, environ, flags, said):

@@ -6,10 +6,12 @@ What needs an order between two keys is two round trips: rings are written, *the
 
 from __future__ import annotations
 
+import redis
+
 from uproar.config import Config
 from uproar.state import StateLost
 from uproar.state.valkey import ValkeyState
-from uproar.valkey_client import sentence
+from uproar.valkey_client import AWAY, sentence
 from uproar.valkey_cluster import Cluster
 
 
@@ -33,7 +35,7 @@ class ClusterState(ValkeyState):
     def ping(self) -> None:
         try:
             answers = self._cluster.on_masters(("PING",))
-        except Exception as error:
+        except (redis.RedisError, *AWAY) as error:
             raise StateLost(sentence(error, "the state server")) from error
         for answer in answers.values():
             if isinstance(answer, Exception):

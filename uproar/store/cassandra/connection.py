@@ -307,7 +307,7 @@ class Connection:
             unavailable = self._unavailable(error)
             self._pause(unavailable, RECONNECT_S)
             raise unavailable from error
-        self._session.default_fetch_size = None  # every statement has a LIMIT
+        self._session.default_fetch_size = None  # what may be long has a LIMIT of ours
         self._cluster = cluster
 
     def _check(self) -> bool:
@@ -324,6 +324,10 @@ class Connection:
         if self._writer:
             self._check_nodes()
             if not found:
+                known = len(self._known_nodes())
+                self._refuse(
+                    schema.why_not_nodes(self._datacenter, known, self._settings.replication)
+                )
                 self._define(schema.MAKE_KEYSPACE)
                 found = self._execute(schema.READ_KEYSPACE, (keyspace,))
             replication, durable = found[0]
@@ -371,12 +375,13 @@ class Connection:
 
     def _nodes(self) -> list[Any]:
         """The nodes of our data center that are up, in a fixed order."""
+        up = [host for host in self._known_nodes() if host.is_up is not False]
+        return sorted(up, key=lambda host: str(host.endpoint))
+
+    def _known_nodes(self) -> list[Any]:
         assert self._cluster is not None
-        hosts = [host for host in self._cluster.metadata.all_hosts() if host.is_up is not False]
-        return sorted(
-            (host for host in hosts if host.datacenter == self._datacenter),
-            key=lambda host: str(host.endpoint),
-        )
+        hosts = self._cluster.metadata.all_hosts()
+        return [host for host in hosts if host.datacenter == self._datacenter]
 
     @property
     def _datacenter(self) -> str:
@@ -433,10 +438,10 @@ class Connection:
             errors = error.errors
             causes = list(errors.values()) if isinstance(errors, dict) else []
             for cause in causes:
-                if isinstance(cause, (AuthenticationFailed, ssl.SSLError)):
-                    return self._unavailable(cause)
                 if "[SSL: " in str(cause):  # the driver wraps it in an OSError
                     return self._unavailable(ssl.SSLError(str(cause)))
+                if any(isinstance(cause, kinds) for kinds, _ in _SENTENCES):
+                    return self._unavailable(cause)
             if not causes and self._session is None:
                 return StoreUnavailable(
                     f"{where}, has no node that we may ask; is store.datacenter right, and is one "

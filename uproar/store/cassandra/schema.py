@@ -83,6 +83,16 @@ def why_not_version(keyspace: str, version: int, *, writer: bool) -> str:
     return ""
 
 
+def why_not_nodes(datacenter: str, nodes: int, copies: int) -> str:
+    """Return why a keyspace can't be made yet, empty where there are nodes enough."""
+    if nodes >= copies:
+        return ""
+    return (
+        f"data center {datacenter} has fewer nodes ({nodes}) than store.replication asks for "
+        f"copies ({copies}); start more, or lower the setting where losing history is acceptable"
+    )
+
+
 def why_not_keyspace(
     keyspace: str, replication: dict[str, str], durable: bool, datacenter: str, copies: int
 ) -> str:

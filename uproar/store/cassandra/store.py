@@ -92,6 +92,8 @@ class CassandraStore:
 
     def open_epoch(self, epoch: str) -> int:
         """Return the era of an epoch; only the writer makes a new one (the highest)."""
+        if epoch in self._eras and not self._connection.closed:
+            return self._eras[epoch]
         deadline = self._deadline()
         while True:
             eras = self._read_eras(deadline)
@@ -384,10 +386,13 @@ class CassandraStore:
                 else listed
             )
             listed = None
+            lowest = _first(within.low, shelf.bits)  # a clear found since the list was read
             entries = [
                 (era, bucket)
                 for era, bucket, first_ts, last_ts in page
-                if era in snapshot.positions and within.overlaps(first_ts, last_ts)
+                if (era, bucket) >= lowest
+                and era in snapshot.positions
+                and within.overlaps(first_ts, last_ts)
             ]
             while entries:
                 chunk, entries = entries[:wave], entries[wave:]
@@ -569,10 +574,14 @@ def _history(stream: str) -> Shelf:
 
 def _list(shelf: Shelf, within: Range, up: bool) -> Request:
     """Return the request for a page of a bucket list."""
-    (era, low), (last_era, high) = within.low, within.high
-    first, last = min(low, _MAX - 1) + 1 >> shelf.bits, high - 1 >> shelf.bits
-    bounds = (era, first, last_era, last)
+    era, high = within.high
+    bounds = (*_first(within.low, shelf.bits), era, high - 1 >> shelf.bits)
     return f"buckets_{'up' if up else 'down'}", (shelf.stream, shelf.kind, *bounds, LIST_PAGE)
+
+
+def _first(low: Place, bits: int) -> tuple[int, int]:
+    """Return the era and number of the first bucket that has a place above `low`."""
+    return low.era, min(low.offset, _MAX - 1) + 1 >> bits
 
 
 def _grouped(
