@@ -50,7 +50,7 @@ typedef struct {
     uint32_t gen;
     uint8_t state;
     uint16_t flags;
-    uint16_t commands;    /* in the second `second` */
+    uint32_t commands;    /* in the second `second` */
     uint32_t second;
     uint32_t counter;     /* of reactions, 0 for none */
     uint32_t place;       /* first of its places in audiences; while FREE, the next free slot */

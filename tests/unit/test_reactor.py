@@ -122,3 +122,14 @@ def peek(client: socket.socket) -> bytes:
         return b""
     finally:
         client.settimeout(WAIT_S)
+
+
+def test_there_is_room_for_so_many_names(loop: Loop) -> None:
+    with pytest.raises(ValueError, match="at most 32 are counted"):
+        loop.reactor.count_reactions(tuple(f"kind{number}" for number in range(33)), 10)
+    loop.reactor.count_reactions(tuple(f"kind{number}" for number in range(32)), 10)
+    with pytest.raises(ValueError, match="there is room for 8"):
+        reactor.Reactor(
+            EngineLimits(**LIMITS), tuple(f"a.v{number}" for number in range(9)),
+            deflate.negotiate, b"", b"", 100,
+        )  # fmt: skip
