@@ -4,6 +4,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 
 #include "deflate.h"
 #include "frames.h"
@@ -14,6 +15,7 @@
 #define SLOT_BITS 20
 #define CHUNK_BITS 10
 #define NONE UINT32_MAX
+#define EVENTS_PER_PASS 256
 
 /* A shared message. The bytes lie at `at`, with room for a frame's head before them. */
 struct up_buffer {
@@ -144,6 +146,9 @@ struct up_reactor {
     uint32_t kind_most;
     counter *sums;
     uint32_t sums_room, sums_at;
+
+    struct epoll_event events[EVENTS_PER_PASS];
+    int event_at, event_n; /* those of the pass before that it had no time for */
 
     uint8_t *scratch; /* what is read lies here first */
 };

@@ -96,7 +96,7 @@ def fuzz(target: str, program: Path, directory: Path, options: list[str]) -> boo
         ],
         cwd=directory, capture_output=True, text=True, errors="replace",
     )  # fmt: skip
-    lines = done.stderr.splitlines()
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("#")]
     if done.returncode:
         print("\n".join(lines[-60:]))
     said = [line for line in lines if line.startswith("Done ")]

@@ -13,6 +13,7 @@ typedef struct {
 } seen;
 
 static int is_utf8(const uint8_t *at, size_t n) { /* another way than that of frames.c */
+    if (!n) return 1;
     for (const uint8_t *end = at + n; at < end;) {
         uint32_t size = *at < 0x80 ? 1 : *at >= 0xF0 ? 4 : *at >= 0xE0 ? 3 : 2, value;
         if ((*at & 0xC0) == 0x80 || *at > 0xF7 || (size_t)(end - at) < size) return 0;
