@@ -130,6 +130,7 @@ def reactor() -> Iterator[bytes]:
                 (script.client, (chance.choice([5, 6]), client)),
                 (script.session, (3, client, audience, bytes((size,)))),
                 (script.session, (chance.choice([0, 1]), client, audience)),
+                (script.session, (2, client, audience, b"\x58")),
                 (script.session, (4, client, audience, b"\x08")),
                 (script.session, (8, client, audience, b"\x03")),
                 (script.session, (10, 0, audience, b"\x05")),
