@@ -538,7 +538,8 @@ static void hear_no_more(up_reactor *r, const conn *c, uint32_t slot) {
 }
 
 static void readable(up_reactor *r, conn *c, uint32_t slot) {
-    ssize_t n = recv(c->fd, r->scratch, c->flags & DEFLATE ? DEFLATED_BYTES : READ_BYTES, MSG_DONTWAIT);
+    size_t most = c->flags & DEFLATE ? DEFLATED_BYTES : READ_BYTES;
+    ssize_t n = recv(c->fd, r->scratch, most, MSG_DONTWAIT);
     if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR)) return;
     if (n <= 0) {
         if (c->state == OPEN || c->state == RAW) conn_gone(r, c, slot, 1006);
@@ -548,6 +549,7 @@ static void readable(up_reactor *r, conn *c, uint32_t slot) {
         return;
     }
     r->counters.bytes_received += (uint64_t)n;
+    if ((size_t)n == most) r->more = 1;
     c->seen = r->tick;
     c->flags &= (uint16_t)~ASKED;
     switch (c->state) {
@@ -576,6 +578,7 @@ int up_reactor_poll(up_reactor *r) {
         r->event_n = count;
     }
     r->now_ms = clock_ms();
+    r->more = 0;
     int first = r->event_at;
     while (r->event_at < r->event_n) {
         const struct epoll_event *event = &r->events[r->event_at++];
@@ -591,7 +594,8 @@ int up_reactor_poll(up_reactor *r) {
             readable(r, c, slot);
         if (clock_ms() - r->now_ms >= PASS_MS) break;
     }
-    return r->event_at - first;
+    if (r->event_at < r->event_n) r->more = 1;
+    return r->more ? EVENTS_PER_PASS : r->event_at - first;
 }
 
 /* ---- timers ------------------------------------------------------------------------------------- */
