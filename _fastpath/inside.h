@@ -4,6 +4,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 
 #include "deflate.h"
 #include "frames.h"
@@ -14,6 +15,7 @@
 #define SLOT_BITS 20
 #define CHUNK_BITS 10
 #define NONE UINT32_MAX
+#define EVENTS_PER_PASS 256
 
 /* A shared message. The bytes lie at `at`, with room for a frame's head before them. */
 struct up_buffer {
@@ -50,7 +52,7 @@ typedef struct {
     uint32_t gen;
     uint8_t state;
     uint16_t flags;
-    uint16_t commands;    /* in the second `second` */
+    uint32_t commands;    /* in the second `second` */
     uint32_t second;
     uint32_t counter;     /* of reactions, 0 for none */
     uint32_t place;       /* first of its places in audiences; while FREE, the next free slot */
@@ -145,6 +147,9 @@ struct up_reactor {
     uint32_t kind_most;
     counter *sums;
     uint32_t sums_room, sums_at;
+
+    struct epoll_event events[EVENTS_PER_PASS];
+    int event_at, event_n; /* those of the pass before that it had no time for */
 
     uint8_t *scratch; /* what is read lies here first */
 };

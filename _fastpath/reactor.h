@@ -1,8 +1,8 @@
 /* The reactor: the connections of one process over one epoll, and the audiences they are in.
  *
  * The loop's contract. One thread; the caller holds the GIL in every call. A pass (`up_reactor_poll`) takes at most
- * EVENTS_PER_PASS ready sockets, one read of at most 16 KB each and ACCEPTS_PER_PASS connections, then returns: what
- * is left is ready still. What happens is told by the hooks, which must not call the reactor. Sending is
+ * EVENTS_PER_PASS ready sockets, one read of at most 16 KB each and ACCEPTS_PER_PASS connections, and takes none up
+ * after PASS_MS, then returns: what is left is ready still. What happens is told by the hooks, which must not call the reactor. Sending is
  * done where it is asked for; what a socket does not take is kept as a reference to the shared buffer and sent by a
  * later pass.
  *
@@ -92,7 +92,7 @@ void up_reactor_handed(up_reactor *r, int by); /* how many more sockets the HTTP
 const up_counters *up_reactor_counters(const up_reactor *r);
 
 /* One pass over what is ready now; never waits. Returns how many sockets were looked at, as many as one pass may
- * take where one of them has more to be read, -1 with errno. */
+ * take where more is waiting, -1 with errno. */
 int up_reactor_poll(up_reactor *r);
 /* Send the handshakes that nobody has added anything to since they were told of. */
 void up_reactor_flush(up_reactor *r);
