@@ -49,6 +49,7 @@ from uproar.idempotency import READ_BACK_MS, Deduplicator, key_of, key_of_record
 from uproar.ipc import Answer, Draft, Submission, unavailable
 from uproar.log import LogBatch
 from uproar.logs import event
+from uproar.metrics import Histogram
 from uproar.standing import Standing, standing_of
 from uproar.store import StoreUnavailable
 from workers.rates import Rates, Who
@@ -129,6 +130,7 @@ class Admission:
         self._swept = 0
         self.position = 0
         self.poisoned = 0
+        self.logged = Histogram()  # from accepted to read back, by comment
 
     @property
     def pending(self) -> int:
@@ -139,6 +141,10 @@ class Admission:
     def waiting(self) -> int:
         """How many records wait to be appended."""
         return len(self._outbox)
+
+    def ratios(self) -> list[float]:
+        """Return the share of comments shown of each stream that is sampled."""
+        return [self._rooms[stream].standing.ratio for stream in list(self._sampled)]
 
     def terms(self, stream: str) -> tuple[Terms, int]:
         """Return a stream's own terms and since when they stand (unix ms)."""
@@ -375,6 +381,8 @@ class Admission:
         pending = self._pending.pop(key, None)
         if pending is None:
             return []
+        if comment:
+            self.logged.observe((now - record.ts) / 1000)
         if pending.rate:
             self._rates.coming(pending.rate, -1)
         return [

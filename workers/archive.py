@@ -13,9 +13,11 @@ import time
 from uproar import status
 from uproar.consumer import Consumer, Poll
 from uproar.events import Event, PoisonedRecord, to_event
+from uproar.lag import Lag
 from uproar.log import LogUnavailable
 from uproar.log.valkey import ValkeyLog
 from uproar.logs import event
+from uproar.metrics import Histogram, Metrics
 from uproar.store import StoreUnavailable
 from uproar.store.sqlite import SqliteStore
 from workers.process import Process
@@ -42,6 +44,8 @@ class Archive:
         self.reason = "starting"
         self.era = 0
         self.written = 0
+        self.write_s = Histogram()
+        self.lag = Lag(self.log, GROUP, lambda: {PARTITION: self.consumer.position}, self.stop)
 
     def start(self) -> None:
         """Take up where the store stands."""
@@ -76,11 +80,13 @@ class Archive:
             except PoisonedRecord as error:
                 self.consumer.set_aside(counted, error)
         while not self.stop.is_set():
+            began = time.monotonic()
             try:
                 self.store.write(self.era, rows, poll.last)
             except StoreUnavailable as error:
                 self._wait(error)
                 continue
+            self.write_s.observe(time.monotonic() - began)
             self.written += len(rows)
             if self.reason:
                 self.reason = ""
@@ -94,9 +100,20 @@ class Archive:
         self.stop.wait(0.2)
 
 
+def metrics_of(archive: Archive) -> Metrics:
+    """Return the metrics of the archive, read when asked."""
+    metrics = Metrics()
+    metrics.read("uproar_drops_total", lambda: {"poisoned": archive.consumer.poisoned})
+    metrics.read("uproar_archive_written_total", lambda: archive.written)
+    metrics.read("uproar_store_write_seconds", lambda: archive.write_s)
+    archive.lag.tell(metrics)
+    return metrics
+
+
 def work(process: Process) -> None:
     """The process: `python -m workers archive`."""
     archive = Archive(process)
+    metrics = metrics_of(archive)
     closer = status.serve(
         process.config.socket("status-archive"),
         lambda: {
@@ -104,21 +121,12 @@ def work(process: Process) -> None:
             "pid": os.getpid(),
             "ready": not archive.reason,
             "reason": archive.reason,
-            "metrics": (
-                "# HELP uproar_archive_position Offset up to which everything is stored.\n"
-                "# TYPE uproar_archive_position gauge\n"
-                f"uproar_archive_position {archive.consumer.position}\n"
-                "# HELP uproar_poisoned_total Records set aside because nobody can read them.\n"
-                "# TYPE uproar_poisoned_total counter\n"
-                f"uproar_poisoned_total {archive.consumer.poisoned}\n"
-                "# HELP uproar_archive_written_total Events written to the store.\n"
-                "# TYPE uproar_archive_written_total counter\n"
-                f"uproar_archive_written_total {archive.written}\n"
-            ),
+            "metrics": metrics.text(),
         },
     )
     archive.start()
     if not process.stop.is_set():
+        archive.lag.start()
         process.ready()
         archive.run()
         archive.consumer.commit()

@@ -13,12 +13,15 @@ import os
 import time
 
 from uproar import status
+from uproar.batch import stamped
 from uproar.bus import BusLost, channel
 from uproar.bus.valkey import ValkeyBus
 from uproar.consumer import Consumer
+from uproar.lag import Lag
 from uproar.log import LogUnavailable
 from uproar.log.valkey import ValkeyLog
 from uproar.logs import event
+from uproar.metrics import Histogram, Metrics
 from uproar.state import RingWrite, StateLost
 from uproar.state.valkey import ValkeyState
 from workers.chain import Chain, Link
@@ -50,6 +53,8 @@ class Coordinator:
         self.epoch = ""
         self.reason = "starting"
         self.published = 0
+        self.hop = Histogram()  # from read to published, by record
+        self.lag = Lag(self.log, GROUP, lambda: {PARTITION: self.consumer.position}, self.stop)
 
     def start(self) -> Chain:
         """Find out where this group stands and take up reading there."""
@@ -79,6 +84,8 @@ class Coordinator:
             tails = chain.tails(now)
             if links or tails or now >= say_at:
                 self._deliver(links, tails)
+                if poll.records:
+                    self.hop.observe(time.time() - now, len(poll.records))
                 say_at = now + SAY_LAST_EVERY_S
             if self.consumer.position > committed and now >= commit_at:
                 if self.consumer.commit():
@@ -92,8 +99,9 @@ class Coordinator:
             try:
                 now = time.time()
                 shards = self.state.write_rings(writes, now) if writes else []
+                stamp = time.time_ns() // 1_000_000
                 messages = [
-                    (channel(link.stream, shard), link.payload)
+                    (channel(link.stream, shard), stamped(link.payload, stamp))
                     for link, interested in zip(links, shards, strict=True)
                     for shard in interested
                 ]
@@ -119,9 +127,21 @@ class Coordinator:
             return
 
 
+def metrics_of(coordinator: Coordinator) -> Metrics:
+    """Return the metrics of the coordinator, read when asked."""
+    metrics = Metrics()
+    metrics.read("uproar_comment_seconds", lambda: {"published": coordinator.hop})
+    metrics.read("uproar_drops_total", lambda: {"poisoned": coordinator.consumer.poisoned})
+    metrics.read("uproar_coordinator_published_total", lambda: coordinator.published)
+    metrics.read("uproar_coordinator_totals_total", lambda: coordinator.teller.published)
+    coordinator.lag.tell(metrics)
+    return metrics
+
+
 def work(process: Process) -> None:
     """The process: `python -m workers coordinator`."""
     coordinator = Coordinator(process)
+    metrics = metrics_of(coordinator)
     closer = status.serve(
         process.config.socket("status-coordinator"),
         lambda: {
@@ -129,26 +149,14 @@ def work(process: Process) -> None:
             "pid": os.getpid(),
             "ready": not coordinator.reason,
             "reason": coordinator.reason,
-            "metrics": (
-                "# HELP uproar_coordinator_position Offset up to which everything is published.\n"
-                "# TYPE uproar_coordinator_position gauge\n"
-                f"uproar_coordinator_position {coordinator.consumer.position}\n"
-                "# HELP uproar_poisoned_total Records set aside because nobody can read them.\n"
-                "# TYPE uproar_poisoned_total counter\n"
-                f"uproar_poisoned_total {coordinator.consumer.poisoned}\n"
-                "# HELP uproar_coordinator_published_total Messages published on the bus.\n"
-                "# TYPE uproar_coordinator_published_total counter\n"
-                f"uproar_coordinator_published_total {coordinator.published}\n"
-                "# HELP uproar_coordinator_totals_total Totals published on the bus.\n"
-                "# TYPE uproar_coordinator_totals_total counter\n"
-                f"uproar_coordinator_totals_total {coordinator.teller.published}\n"
-            ),
+            "metrics": metrics.text(),
         },
     )
     chain = coordinator.start()
     if not process.stop.is_set():
         coordinator._deliver([], [])
         coordinator.teller.start()
+        coordinator.lag.start()
         process.ready()
         coordinator.run(chain)
         coordinator.teller.join(STOP_S)

@@ -14,18 +14,20 @@ import selectors
 import socket
 import threading
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import msgspec
 
 from uproar import status
+from uproar.codes import REJECTIONS
 from uproar.events import Event
 from uproar.idempotency import READ_BACK_MS
 from uproar.ipc import Answer, FrameReader, LinkError, decode_submissions, encode_body, encode_frame
 from uproar.log import Log, LogBatch, LogFull, LogUnavailable, groups_of
 from uproar.log.valkey import ValkeyLog
 from uproar.logs import event
+from uproar.metrics import Histogram, Metrics
 from uproar.store import StoreUnavailable
 from uproar.store.sqlite import SqliteStore
 from workers.admission import Admission
@@ -91,6 +93,8 @@ class Ingest:
         self.wake_in.setblocking(False)
         self.wake_out.setblocking(False)
         self.appended = 0
+        self.append_s = Histogram()
+        self.outcomes = Counter(dict.fromkeys(("accepted", *REJECTIONS), 0))
         self._terms_at: dict[str, int] = {}
         self._moderator: Moderator | None = None  # made when a stream first holds what it finds
         self.append_at = 0.0  # monotonic: not before
@@ -233,6 +237,7 @@ class Ingest:
         for link, batch in by_link.items():
             if link.sock.fileno() < 0:
                 continue
+            self.outcomes.update(answer.code or "accepted" for answer in batch)
             for at in range(0, len(batch), 2000):
                 link.number += 1
                 link.out += encode_frame(link.number, encode_body(batch[at : at + 2000]))
@@ -286,8 +291,10 @@ class Ingest:
                 continue
             give_up = time.monotonic() + self.config.ingest.ack_deadline_s
             while not self.stop.is_set():
+                began = time.monotonic()
                 try:
                     self.log.append(PARTITION, records, ts)
+                    self.append_s.observe(time.monotonic() - began)
                     self.appended += len(records)
                     self.log_error = ""
                     break
@@ -356,9 +363,25 @@ class Ingest:
             pass
 
 
+def metrics_of(ingest: Ingest) -> Metrics:
+    """Return the metrics of ingest, read when asked."""
+    metrics, admission = Metrics(), ingest.admission
+    metrics.read("uproar_comment_seconds", lambda: {"logged": admission.logged})
+    metrics.read("uproar_drops_total", lambda: {"poisoned": admission.poisoned})
+    metrics.read("uproar_ingest_answers_total", lambda: ingest.outcomes)
+    metrics.read("uproar_ingest_appended_total", lambda: ingest.appended)
+    metrics.read("uproar_ingest_pending", lambda: admission.pending)
+    metrics.read("uproar_ingest_waiting", lambda: admission.waiting)
+    metrics.read("uproar_ingest_sampled_streams", lambda: len(admission.ratios()))
+    metrics.read("uproar_ingest_sampling_ratio", lambda: min(admission.ratios(), default=1.0))
+    metrics.read("uproar_log_append_seconds", lambda: ingest.append_s)
+    return metrics
+
+
 def work(process: Process) -> None:
     """The process: `python -m workers ingest`."""
     ingest = Ingest(process)
+    metrics = metrics_of(ingest)
     closer = status.serve(
         process.config.socket("status-ingest"),
         lambda: {
@@ -366,17 +389,7 @@ def work(process: Process) -> None:
             "pid": os.getpid(),
             "ready": not ingest.log_error,
             "reason": ingest.log_error,
-            "metrics": (
-                "# HELP uproar_ingest_appended_total Records appended to the log.\n"
-                "# TYPE uproar_ingest_appended_total counter\n"
-                f"uproar_ingest_appended_total {ingest.appended}\n"
-                "# HELP uproar_ingest_pending Records on their way through the log.\n"
-                "# TYPE uproar_ingest_pending gauge\n"
-                f"uproar_ingest_pending {ingest.admission.pending}\n"
-                "# HELP uproar_poisoned_total Records set aside because nobody can read them.\n"
-                "# TYPE uproar_poisoned_total counter\n"
-                f"uproar_poisoned_total {ingest.admission.poisoned}\n"
-            ),
+            "metrics": metrics.text(),
         },
     )
     ingest.catch_up()

@@ -30,6 +30,7 @@ from uproar.events import (
     to_event,
 )
 from uproar.ipc import Answer, IngestLink
+from uproar.lag import Lag
 from uproar.log import LogUnavailable
 from uproar.log.valkey import ValkeyLog
 from uproar.logs import event
@@ -51,7 +52,6 @@ PARTITION: Final = 0
 POLL_RECORDS: Final = 1024
 ACTS: Final = 3  # that one comment leads to at most: deletion, strike, sanction
 COMMIT_EVERY_S: Final = 0.5
-QUEUE_EVERY_S: Final = 1.0
 TERMS_RETRY_S: Final = 1.0  # after a list that was refused
 STORE_RETRY_S: Final = 1.0
 PAST_TYPES: Final = frozenset({"TERMS", "SANCTION"})
@@ -180,7 +180,11 @@ class Worker:
         self.files = files_of(config)
         self.terms_error = ""
         self.terms_retry_at = 0.0
-        self.figures = Figures()
+        self.lag = Lag(self.log, GROUP, lambda: {PARTITION: self.consumer.position}, self.stop)
+        self.figures = Figures(self.lag)
+        self.figures.metrics.read(
+            "uproar_drops_total", lambda: {"poisoned": self.consumer.poisoned}
+        )
         self._todo: list[Act] = []
         self._decided: list[tuple[str, str, int]] = []
 
@@ -198,7 +202,7 @@ class Worker:
     def run(self) -> None:
         """Moderate until stopped."""
         self.link.start()
-        committed, commit_at, queue_at = self.consumer.position, 0.0, 0.0
+        committed, commit_at = self.consumer.position, 0.0
         while not self.stop.is_set():
             poll = self.consumer.poll(0.25, POLL_RECORDS, self.stop)
             self._load_terms()  # after the wait: what is decided now is decided by today's file
@@ -206,9 +210,7 @@ class Worker:
                 self._see(counted)
             self._submit()
             now = time.monotonic()
-            if now >= queue_at:
-                self._measure_queue()
-                queue_at = now + QUEUE_EVERY_S
+            self.figures.terms = len(self.moderator.lists.installation)
             if self.consumer.position > committed and now >= commit_at:
                 if self.consumer.commit():
                     committed = self.consumer.position
@@ -282,14 +284,6 @@ class Worker:
                 self.figures.decided(*decided)
         self._decided.clear()
 
-    def _measure_queue(self) -> None:
-        try:
-            end, _ = self.log.end(PARTITION)
-        except LogUnavailable:
-            return
-        self.figures.queue(max(0, end - self.consumer.position))
-        self.figures.terms(len(self.moderator.lists.installation))
-
 
 def _answered(answers: queue.SimpleQueue[tuple[int, Answer]], number: int, answer: Answer) -> None:
     answers.put((number, answer))
@@ -310,6 +304,7 @@ def work(process: Process) -> None:
     )
     worker.start()
     if not process.stop.is_set():
+        worker.lag.start()
         process.ready()
         worker.run()
         worker.consumer.commit()
