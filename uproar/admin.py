@@ -52,7 +52,7 @@ class Machine:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._readers = ThreadPoolExecutor(THREADS, thread_name_prefix="status")
-        self._servers = Servers(
+        self._valkeys = Servers(
             {role: connect(config.socket(role), INFO_S).info for role in ("log", "state")}
         )
 
@@ -80,6 +80,7 @@ class Machine:
         """Return every process's metrics, and what is known of the processes and the Valkeys."""
         webhooks = ["webhooks"] if self._config.webhooks.targets else []
         gateways = gateway_names(self._config)
+        servers = self._readers.submit(self._valkeys.text)
         found = self.statuses([*gateways, *WORKERS, *webhooks])
         origins = {
             name: Origin(name, "gateway" if name in gateways else name.rstrip("0123456789"))
@@ -88,7 +89,7 @@ class Machine:
         texts = [
             (origins[name], str(doc.get("metrics") or "")) for name, doc in found.items() if doc
         ]
-        texts.append((Origin("admin", "admin"), self._servers.text()))
+        texts.append((Origin("admin", "admin"), servers.result()))
         restarts = [
             (Origin(str(item.get("name")), str(item.get("role"))), float(item.get("restarts", 0)))
             for item in leftovers.read(self._config.run_dir / "pids.json")

@@ -333,3 +333,7 @@ def table() -> str:
         roles = everybody.get(spec.roles) or ", ".join(spec.roles)
         rows.append(f"| `{name}` | {spec.kind} | {labels} | {roles} | {spec.about} |")
     return "\n".join(rows) + "\n"
+
+
+if __name__ == "__main__":
+    print(table(), end="")
