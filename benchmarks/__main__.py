@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import click
 
-from benchmarks import acks, fanout, flood, host, reactions
+from benchmarks import acks, fanout, flood, host, metrics, reactions
 from benchmarks import bytes as sizes
 from benchmarks.report import Report, document, table
 
@@ -19,6 +19,7 @@ BENCHMARKS: Final[dict[str, Callable[..., Report]]] = {
     "flood": flood.measure,
     "reactions": reactions.measure,
     "bytes": sizes.measure,
+    "metrics": metrics.measure,
 }
 
 

@@ -131,6 +131,7 @@ class Admission:
         self.position = 0
         self.poisoned = 0
         self.logged = Histogram()  # from accepted to read back, by comment
+        self._landed: list[int] = []  # their ts, of one batch
 
     @property
     def pending(self) -> int:
@@ -366,6 +367,8 @@ class Admission:
                 )  # fmt: skip
                 continue
             answers += self._land(record, found, now)
+        self.logged.observe_since(now, self._landed)
+        self._landed.clear()
         self.position = batch.last
         return answers
 
@@ -382,7 +385,7 @@ class Admission:
         if pending is None:
             return []
         if comment:
-            self.logged.observe((now - record.ts) / 1000)
+            self._landed.append(record.ts)
         if pending.rate:
             self._rates.coming(pending.rate, -1)
         return [

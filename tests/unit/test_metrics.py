@@ -1,6 +1,7 @@
 """Metrics of one process: what is counted, and the text that is made of it."""
 
 import math
+import random
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -65,9 +66,24 @@ def test_a_name_that_nobody_described_is_refused():
 
 def test_ages_of_stamps():
     waits = Histogram((0.1, 1.0))
-    waits.observe_since(10_000, [9_950, 9_950, 9_500, 3_000, 10_500])
-    assert waits.counts == [3, 1, 1]
-    assert waits.sum == pytest.approx(0.05 + 0.05 + 0.5 + 7.0)
+    waits.observe_since(10_000, [])
+    waits.observe_since(10_000, [3_000, 9_000, 9_500, 9_900, 9_950, 9_950, 10_500])
+    assert waits.counts == [4, 2, 1]
+    assert waits.sum == pytest.approx(7.0 + 1.0 + 0.5 + 0.1 + 0.05 + 0.05)
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_ages_are_counted_as_one_by_one(seed):
+    chance = random.Random(seed)
+    now = 1_764_088_000_000 + chance.randrange(1000)
+    spread = chance.choice((20, 3_000, 100_000))
+    stamps = sorted(now + 15 - chance.randrange(spread) for _ in range(chance.randrange(80)))
+    together, single = Histogram(), Histogram()
+    together.observe_since(now, stamps)
+    for stamp in stamps:
+        single.observe((now - stamp) / 1000)
+    assert together.counts == single.counts
+    assert together.sum == pytest.approx(single.sum)
 
 
 @pytest.mark.parametrize("name", CATALOGUE)
