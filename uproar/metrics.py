@@ -5,7 +5,7 @@ know nothing of names; `Metrics` has a function per name that reads them, and ma
 the admin port is scraped. Every name is in `CATALOGUE`, with its kind, labels and roles; no label
 is a stream or a user. The admin process adds `process` and `role` (`uproar.exposition`).
 
-Written by hand: prometheus-client takes 12 MB a process and 1 us an observation, this 0.2 us.
+Written by hand: an observation takes a third to a twelfth of the time of prometheus-client's.
 """
 
 from __future__ import annotations
