@@ -11,7 +11,7 @@ PYTEST := $(BIN)/python -m pytest
 SUITES := unit conformance integration metrics browser chaos
 
 .DEFAULT_GOAL := help
-.PHONY: prometheus conformance schemathesis screenshot help setup packages serve test $(addprefix test-,$(SUITES)) chromium lint fmt bench wheel models clean clean-data
+.PHONY: prometheus conformance schemathesis screenshot help setup packages serve test $(addprefix test-,$(SUITES)) chromium lint fmt bench wheel models clean clean-data stack-up stack-down test-stack java
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-24s %s\n", $$1, $$2}'
@@ -105,6 +105,27 @@ prometheus:
 	  echo "missing: prometheus and promtool; their tests are skipped: sudo apt-get install prometheus" >&2; \
 	fi
 
+# --- the servers of a scaled-out system, on loopback: `python -m deploy.stack --help` ---
+
+stack-up: $(STAMP) java  ## fetch and start Kafka, Cassandra and a Valkey cluster (ARGS="kafka" one)
+	@$(BIN)/python -m deploy.stack up $(ARGS)
+
+stack-down: $(STAMP)  ## stop them; their data stays in build/stack/run
+	@$(BIN)/python -m deploy.stack down $(ARGS)
+
+test-stack: $(STAMP) java  ## the conformance suites on real servers, started for it
+	@echo "== tests on Kafka, Cassandra and a Valkey cluster"
+	@UPROAR_TEST_STACK=1 $(PYTEST) tests/conformance tests/chaos -m stack $(ARGS)
+
+java:
+	@if command -v java >/dev/null && command -v mvn >/dev/null; then exit 0; fi; \
+	if [ "$$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then \
+	  echo "installing: java and maven (for Kafka and Cassandra)"; \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends openjdk-17-jre-headless maven; \
+	else \
+	  echo "missing: java or mvn: sudo apt-get install openjdk-17-jre-headless maven" >&2; exit 1; \
+	fi
+
 chromium:
 	@if command -v chromium >/dev/null || command -v chromium-browser >/dev/null; then exit 0; fi; \
 	if [ "$$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then \
@@ -123,8 +144,8 @@ fmt: $(STAMP)  ## format the code
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
 
-bench: $(STAMP)  ## measure (ARGS picks the question)
-	$(BIN)/python -m benchmarks $(ARGS)
+bench: $(STAMP)  ## measure, results into benchmarks/results (ARGS picks the questions)
+	$(BIN)/python -m benchmarks --out benchmarks/results $(ARGS)
 
 # Where the linear model's weights come from; in the repository lies what this makes.
 models:  ## read the linear model's weights out of their package, again

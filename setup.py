@@ -19,12 +19,14 @@ FASTPATH = "_fastpath"
 
 # What a module needs besides its .pyx: C files of `_fastpath`, and libraries.
 SOURCES: dict[str, list[str]] = {
+    "bare": ["bare.c"],
     "deflate": ["deflate.c"],
     "reactor": [
         "reactor.c", "session.c", "audience.c", "frames.c", "head.c", "commands.c", "deflate.c",
     ],
+    "swarm": ["swarm.c"],
 }  # fmt: skip
-LIBRARIES: dict[str, list[str]] = {"deflate": ["z"], "reactor": ["z"]}
+LIBRARIES: dict[str, list[str]] = {"deflate": ["z"], "reactor": ["z"], "swarm": ["z"]}
 WITH_ISAL = {"deflate", "reactor"}  # modules with deflate.c in them
 
 # What Cython writes is not clean under -Wextra; what we write is.

@@ -4,8 +4,6 @@
  * those who wait for a keyframe and get each message by itself. */
 #include "inside.h"
 
-#include <errno.h>
-#include <sys/socket.h>
 #include <time.h>
 
 /* Below so many bytes a message by itself goes as it is: docs/protocol.md, "Compression". */
@@ -296,7 +294,7 @@ int up_audience_broadcast(up_reactor *r, uint64_t number, const uint8_t *payload
         window_end(r, a);
         return -1;
     }
-    if (key) a->on = a->n;
+    if (windowed && key) a->on = a->n;
     if (skip_n) set_skipped(r, skip, skip_n, 1);
     uint32_t dropped = 0;
     for (uint32_t at = 0; at < a->n; at++) {
@@ -311,11 +309,6 @@ int up_audience_broadcast(up_reactor *r, uint64_t number, const uint8_t *payload
             continue;
         }
         if (taken == 0) full[full_n++] = sid_of(c, a->members[at].slot);
-        if (taken == -1) {
-            /* Part of a frame may have left: this connection can't go on. */
-            c->flags |= FULL;
-            shutdown(c->fd, SHUT_RDWR);
-        }
         if (at < windowed_n) {
             c->flags |= DROPPED;
             dropped++;

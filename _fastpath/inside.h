@@ -95,7 +95,7 @@ typedef struct {
 
 typedef struct {
     uint8_t ip[16];
-    uint32_t count, next;
+    uint32_t count, sessions, next; /* sockets, and how many of them are sessions */
 } address;
 
 #define ADDRESS_BUCKETS 8192

@@ -19,6 +19,8 @@
 #define READ_BYTES 16384
 #define DEFLATED_BYTES 4096 /* at once where they may inflate a thousandfold: 4 MiB, 8 ms */
 #define LINGER_BYTES (16u << 20)
+#define REFUSED_READS 16 /* of one that is refused without a descriptor */
+#define NO_FILES_MS 100  /* between two tries when there is none to give up either */
 #define RESPONSE_ROOM 1024
 #define LISTENER UINT64_MAX
 
@@ -167,19 +169,20 @@ static void refuse(up_reactor *r, conn *c, uint32_t slot, up_buffer *response) {
     conn_linger(r, c, slot);
 }
 
-/* There is no descriptor left: give the spare one up for as long as it takes to say so. */
-static void refuse_without_files(up_reactor *r) {
-    if (r->spare < 0) return;
-    close(r->spare);
+/* There is no descriptor left: give the spare one up for as long as it takes to say so. 0: nobody could be told. */
+static int refuse_without_files(up_reactor *r) {
+    if (r->spare >= 0) close(r->spare);
     int fd = accept4(r->listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
     if (fd >= 0) {
         r->counters.refused++;
-        while (recv(fd, r->scratch, READ_BYTES, MSG_DONTWAIT) > 0) continue; /* unread bytes make close a reset */
+        /* Unread bytes make close a reset. */
+        for (int left = REFUSED_READS; left && recv(fd, r->scratch, READ_BYTES, MSG_DONTWAIT) > 0;) left--;
         if (r->full) (void)!send(fd, r->full->bytes + r->full->at, r->full->n, MSG_DONTWAIT | MSG_NOSIGNAL);
         shutdown(fd, SHUT_WR);
         close(fd);
     }
     r->spare = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    return fd >= 0;
 }
 
 /* Whether one more may be accepted now. */
@@ -199,8 +202,13 @@ static void accept_some(up_reactor *r) {
         socklen_t size = sizeof peer;
         int fd = accept4(r->listener, (struct sockaddr *)&peer, &size, SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (fd < 0) {
-            if (errno == EMFILE || errno == ENFILE) refuse_without_files(r);
-            else if (errno == EAGAIN || errno == EWOULDBLOCK) return;
+            if (errno == EAGAIN || errno == EWOULDBLOCK) return;
+            int short_of = errno == EMFILE || errno == ENFILE ? !refuse_without_files(r)
+                                                              : errno == ENOBUFS || errno == ENOMEM;
+            if (short_of) { /* the listener stays ready: looking again at once would never end */
+                pause_listening(r, r->now_ms + NO_FILES_MS);
+                return;
+            }
             continue;
         }
         r->accept_tokens -= 1;
@@ -245,7 +253,7 @@ int up_reactor_refuses(up_reactor *r, const char *text) {
     uint32_t sessions = 0, hash = 2166136261u;
     for (int at = 0; at < 16; at++) hash = (hash ^ ip[at]) * 16777619u;
     for (uint32_t at = r->buckets[hash % ADDRESS_BUCKETS]; at != NONE; at = r->addresses[at].next)
-        if (!memcmp(r->addresses[at].ip, ip, 16)) sessions = r->addresses[at].count;
+        if (!memcmp(r->addresses[at].ip, ip, 16)) sessions = r->addresses[at].sessions;
     return r->counters.open >= r->limits.connections || sessions >= r->limits.connections_per_address;
 }
 
@@ -272,6 +280,7 @@ static void become_open(up_reactor *r, conn *c, uint32_t slot, int raw) {
     c->frames.deflate = (c->flags & DEFLATE) != 0;
     c->seen = r->tick;
     r->counters.open++;
+    r->addresses[c->address].sessions++;
     conn_schedule(r, c, slot, r->tick + ticks_of(r->limits.idle_s / 2));
 }
 
@@ -288,7 +297,7 @@ static int answer(up_reactor *r, conn *c, uint32_t slot, const char *data, size_
         if (compression < 0) return 0;
     }
     if (r->counters.open >= r->limits.connections ||
-        r->addresses[c->address].count > r->limits.connections_per_address) {
+        r->addresses[c->address].sessions >= r->limits.connections_per_address) {
         refuse(r, c, slot, r->full);
         return 1;
     }
@@ -522,12 +531,19 @@ static void read_frames(up_reactor *r, conn *c, uint32_t slot, uint8_t *data, si
 
 /* ---- a pass ------------------------------------------------------------------------------------- */
 
+/* It has said all that it will; what is queued for it may still leave. */
+static void hear_no_more(up_reactor *r, const conn *c, uint32_t slot) {
+    struct epoll_event wanted = {.events = EPOLLOUT, .data.u64 = (uint64_t)c->gen << 32 | slot};
+    epoll_ctl(r->epoll, EPOLL_CTL_MOD, c->fd, &wanted);
+}
+
 static void readable(up_reactor *r, conn *c, uint32_t slot) {
     ssize_t n = recv(c->fd, r->scratch, c->flags & DEFLATE ? DEFLATED_BYTES : READ_BYTES, MSG_DONTWAIT);
     if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR)) return;
     if (n <= 0) {
         if (c->state == OPEN || c->state == RAW) conn_gone(r, c, slot, 1006);
         else if (c->state == HEAD && c->head.n && !n) hand_over(r, c, slot, c->head.data, c->head.n); /* half a head */
+        else if (c->state == LINGER && c->first && !n) hear_no_more(r, c, slot);
         else conn_destroy(r, c, slot);
         return;
     }
@@ -620,7 +636,6 @@ void up_reactor_advance(up_reactor *r) {
         }
     }
     if (r->listener >= 0 && !r->listening && r->now_ms >= r->listen_at) {
-        r->listening = 1;
-        watch_new(r, r->listener, LISTENER);
+        r->listening = !watch_new(r, r->listener, LISTENER); /* else tried again */
     }
 }

@@ -61,7 +61,7 @@ static uint32_t address_take(up_reactor *r, const uint8_t ip[16]) {
     uint32_t at = r->free_address;
     r->free_address = r->addresses[at].next;
     memcpy(r->addresses[at].ip, ip, 16);
-    r->addresses[at].count = 0;
+    r->addresses[at].count = r->addresses[at].sessions = 0;
     r->addresses[at].next = r->buckets[bucket];
     r->buckets[bucket] = at;
     return at;
@@ -109,10 +109,16 @@ static void queue_drop(conn *c) {
     c->queued_bytes = 0;
 }
 
+static void session_end(up_reactor *r, const conn *c) {
+    if (c->state != OPEN && c->state != RAW) return;
+    r->counters.open--;
+    r->addresses[c->address].sessions--;
+}
+
 void conn_destroy(up_reactor *r, conn *c, uint32_t slot) {
     if (c->state == HEAD) free(c->head.data);
     else up_frames_drop(&c->frames);
-    if (c->state == OPEN || c->state == RAW) r->counters.open--;
+    session_end(r, c);
     places_leave(r, c);
     conn_unschedule(r, c, slot);
     queue_drop(c);
@@ -136,7 +142,7 @@ void conn_tell(up_reactor *r, conn *c, uint32_t slot, int code) {
 }
 
 void conn_linger(up_reactor *r, conn *c, uint32_t slot) {
-    if (c->state == OPEN || c->state == RAW) r->counters.open--;
+    session_end(r, c);
     if (c->state == HEAD) free(c->head.data);
     else up_frames_drop(&c->frames);
     memset(&c->frames, 0, sizeof c->frames);
@@ -231,6 +237,12 @@ static int enqueue(conn *c, up_buffer *buffer, size_t skip) {
     return 0;
 }
 
+/* It can't go on, for part of a message may be missing: whoever reads finds the end, and tells. */
+static void broken(conn *c) {
+    queue_drop(c);
+    shutdown(c->fd, SHUT_RDWR);
+}
+
 /* Send what is queued as far as the socket takes it. */
 void conn_flush(up_reactor *r, conn *c, uint32_t slot) {
     c->flags &= (uint16_t)~HELD;
@@ -247,7 +259,7 @@ void conn_flush(up_reactor *r, conn *c, uint32_t slot) {
         if (sent < 0) {
             if (errno == EINTR) continue;
             if (errno == EAGAIN || errno == EWOULDBLOCK || errno == ENOBUFS) break;
-            queue_drop(c); /* reading will tell that it is broken */
+            broken(c);
             break;
         }
         r->counters.bytes_sent += (uint64_t)sent;
@@ -280,7 +292,8 @@ int conn_write(up_reactor *r, conn *c, uint32_t slot, up_buffer **buffers, int c
         if (c->flags & FULL) return 0;
     }
     size_t sent = 0;
-    if (!c->first && count == 1) {
+    int empty = !c->first;
+    if (empty && count == 1 && !(c->flags & HELD)) {
         up_buffer *buffer = buffers[0];
         ssize_t taken;
         do taken = send(c->fd, buffer->bytes + buffer->at, buffer->n, MSG_DONTWAIT | MSG_NOSIGNAL);
@@ -290,26 +303,33 @@ int conn_write(up_reactor *r, conn *c, uint32_t slot, up_buffer **buffers, int c
             r->counters.bytes_sent += buffer->n;
             return 1;
         }
-        if (taken < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != ENOBUFS) return 1;
+        if (taken < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != ENOBUFS) {
+            broken(c);
+            return 1;
+        }
         if (taken > 0) sent = (size_t)taken;
         r->counters.bytes_sent += sent;
         c->since = (uint32_t)r->now_ms;
     } else {
         size_t total = 0;
         for (int at = 0; at < count; at++) total += buffers[at]->n;
-        if (!c->first) {
+        if (empty) {
             c->since = (uint32_t)r->now_ms;
-        } else if (!always && (c->queued_bytes + total > r->limits.queue_bytes ||
-                               (uint32_t)r->now_ms - c->since > r->limits.queue_s * 1000)) {
+        } else if (!always && !(c->flags & HELD) &&
+                   (c->queued_bytes + total > r->limits.queue_bytes ||
+                    (uint32_t)r->now_ms - c->since > r->limits.queue_s * 1000)) {
             c->flags |= FULL;
             return 0;
         }
         r->counters.frames_sent += (uint64_t)count;
     }
-    int direct = !c->first && count > 1;
     for (int at = 0; at < count; at++)
-        if (enqueue(c, buffers[at], at ? 0 : sent)) return -1;
-    if (c->flags & HELD || direct) conn_flush(r, c, slot);
+        if (enqueue(c, buffers[at], at ? 0 : sent)) {
+            broken(c);
+            return -1;
+        }
+    if (c->flags & HELD && empty) return 1; /* for what it is greeted with, or the end of the pass */
+    if (c->flags & HELD || (empty && count > 1)) conn_flush(r, c, slot);
     else watch(r, c, slot, 1);
     return 1;
 }

@@ -12,6 +12,7 @@ import psutil
 
 import uproar
 from _fastpath import build
+from uproar import readings
 
 # What a comment passes through on its way; other packages change no figure.
 PACKAGES: Final = (
@@ -29,9 +30,14 @@ def block() -> dict[str, Any]:
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "packages": {name: _version(name) for name in PACKAGES},
         "load_average": [round(value, 2) for value in os.getloadavg()],
-        "engine": "reference",  # the only one so far
+        "engine": _engine(),
         "build": f"uproar {uproar.__version__}, {build.describe() or 'pure Python'}",
     }
+
+
+def _engine() -> str:
+    built = "reactor" in readings.compiled_modules()
+    return os.environ.get("UPROAR_ENGINE") or ("fast" if built else "reference")
 
 
 def _cpu_model() -> str:

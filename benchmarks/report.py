@@ -18,6 +18,35 @@ IDLE: Final = 0.10  # of the machine: with less than this left, everybody waits 
 OTHERS: Final = 0.10  # of the machine: with more than this taken, latencies are theirs as well
 
 
+class Bar(msgspec.Struct, frozen=True):
+    """What was asked for, what was found, and whether that is enough."""
+
+    what: str
+    bar: str
+    figure: float
+    reached: bool
+
+
+def at_most(what: str, figure: float, bound: float) -> Bar:
+    """Return the bar that a figure must not be above; NaN reaches none."""
+    return Bar(what, f"≤ {bound:g}", figure, figure <= bound)
+
+
+def at_least(what: str, figure: float, bound: float) -> Bar:
+    """Return the bar that a figure must not be below; NaN reaches none."""
+    return Bar(what, f"≥ {bound:g}", figure, figure >= bound)
+
+
+def below(what: str, figure: float, bound: float) -> Bar:
+    """Return the bar that a figure must stay below."""
+    return Bar(what, f"< {bound:g}", figure, figure < bound)
+
+
+def exactly(what: str, figure: float, wanted: float) -> Bar:
+    """Return the bar that a figure must meet."""
+    return Bar(what, f"= {wanted:,g}", figure, figure == wanted)
+
+
 class Report(msgspec.Struct, frozen=True):
     """One run. `figures` keep their order; names end in their unit."""
 
@@ -30,6 +59,7 @@ class Report(msgspec.Struct, frozen=True):
     peak_mb: dict[str, float]  # the largest resident set of each process so far, by name
     wall_s: float
     limit: str
+    bars: list[Bar] = []
 
 
 def percentile(ordered: Sequence[float], share: float) -> float:
@@ -99,7 +129,13 @@ def table(reports: Sequence[Report]) -> str:
         f"  {name:<{left}}  " + "  ".join(f"{cell:>{right}}" for cell in cells)
         for name, cells in rows
     ]
-    lines += ["", *(f"  limit: {run.limit}" for run in reports)]
+    for run in reports:
+        lines += ["", f"  limit: {run.limit}"]
+        lines += [
+            f"  {'reached' if bar.reached else 'MISSED '}  {bar.what}: {_text(bar.figure)}"
+            f"  (bar {bar.bar})"
+            for bar in run.bars
+        ]
     return "\n".join(lines)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import math
 import os
 import selectors
 import shutil
@@ -12,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, NamedTuple
@@ -21,6 +22,7 @@ from urllib.parse import urlsplit
 import psutil
 from tqdm import tqdm
 
+from benchmarks.child import pin
 from benchmarks.report import limit_of
 
 ROOT: Final = Path(__file__).parents[1]
@@ -31,6 +33,14 @@ PAGE: Final = 1000  # comments of history in one request
 
 class Served:
     """One `uproar serve --json` on free ports with a data directory of its own."""
+
+    def __init__(self, *, gateways: int | None = None, **settings: object) -> None:
+        """`settings` are those of the configuration: gateway__tick_ms=10 and so on."""
+        self._settings = {
+            f"UPROAR_{name.upper()}": str(value)
+            for name, value in {"server__gateways": gateways, **settings}.items()
+            if value is not None
+        }
 
     def __enter__(self) -> Served:
         # Short: Unix sockets lie below it, and their paths have at most 107 bytes.
@@ -43,6 +53,7 @@ class Served:
             env={
                 **os.environ,
                 "UPROAR_SERVER__ADMIN_PORT": "0",
+                **self._settings,
                 "PYTHONPATH": os.pathsep.join(
                     [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
                 ),
@@ -100,6 +111,11 @@ class Served:
         """A token that names authors and has no rate limit."""
         return str(self.info["tokens"]["service"])
 
+    @property
+    def effective(self) -> Path:
+        """The configuration that the processes of the system read."""
+        return self._folder / "d" / "run" / "effective.toml"
+
     # -- processes --------------------------------------------------------------------------------
 
     def cpu(self) -> dict[str, list[float]]:
@@ -109,6 +125,30 @@ class Served:
             used.setdefault(role, []).append(_cpu_of(process))
         used["generator"] = [_cpu_of(psutil.Process())]
         return used
+
+    def pin(self, gateways: Iterable[int], others: Iterable[int]) -> None:
+        """Bind the gateways to some cores and everything else, this process too, to others."""
+        for role, _, process in self._processes:
+            pin(process.pid, gateways if role == "gateway" else others)
+        pin(os.getpid(), others)
+
+    @property
+    def gateway(self) -> psutil.Process:
+        """The first gateway process."""
+        return next(process for role, _, process in self._processes if role == "gateway")
+
+    def gateway_cpu_s(self) -> float:
+        """Return user and system CPU seconds of the first gateway so far, to the nanosecond."""
+        return time.clock_gettime(~self.gateway.pid << 3 | 2)  # as clock_getcpuclockid(3) makes it
+
+    def gateway_waited_s(self) -> float:
+        """Return how long the first gateway was ready to run and had no core; NaN if unknown."""
+        tasks = Path(f"/proc/{self.gateway.pid}/task")
+        try:
+            waits = [(task / "schedstat").read_text().split()[1] for task in tasks.iterdir()]
+        except (OSError, IndexError):
+            return math.nan
+        return sum(map(int, waits)) / 1e9
 
     def memory_mb(self, role: str) -> float:
         """Return the resident memory of a role's processes now."""
@@ -161,11 +201,19 @@ class Served:
 class Window:
     """CPU and clock between two moments, of the system, the generator and the whole machine."""
 
-    def __init__(self, served: Served) -> None:
+    def __init__(self, served: Served, beside: Mapping[str, int] | None = None) -> None:
+        """`beside` are processes of the generator: role (`generator …`) to pid."""
         self._served = served
-        self._cpu = served.cpu()
+        self._beside = {role: psutil.Process(pid) for role, pid in (beside or {}).items()}
+        self._cpu = self._used()
         self._machine = psutil.cpu_times()
         self._began = time.monotonic()
+
+    def _used(self) -> dict[str, list[float]]:
+        return {
+            **self._served.cpu(),
+            **{role: [_cpu_of(process)] for role, process in self._beside.items()},
+        }
 
     def close(self) -> Used:
         """Return what was used since the beginning."""
@@ -173,7 +221,7 @@ class Window:
         before, after = self._machine, psutil.cpu_times()
         spent = {
             role: [b - a for a, b in zip(self._cpu[role], now, strict=True)]
-            for role, now in self._served.cpu().items()
+            for role, now in self._used().items()
         }
         total = sum(after) - sum(before)
         idle = after.idle - before.idle
@@ -213,7 +261,7 @@ class Used(NamedTuple):
     @property
     def system_s(self) -> float:
         """CPU seconds of all processes of the system."""
-        return sum(sum(each) for role, each in self.cpu.items() if role != "generator")
+        return sum(sum(each) for role, each in self.cpu.items() if not role.startswith("generator"))
 
 
 def _cpu_of(process: psutil.Process) -> float:

@@ -91,6 +91,7 @@ class Arrivals:
         # Nothing that a viewer wrote stands before it.
         sid_at = greeting.index(nobody.encode()) + len(prefix.encode())
         number = self.ticker.audiences.number(key)
+        self.engine.stands(number, live.sent)
         backlog = self._backlog(live, key, number, wish.backlog)
         return self.engine.admit(sids, number, greeting, sid_at, backlog)
 
@@ -169,6 +170,7 @@ class Arrivals:
         objects = [self.welcome(live, wish, claims, session.name, resumed is not None)]
         key = session.key()
         number = self.ticker.audiences.number(key)
+        self.engine.stands(number, live.sent)
         backlog = None
         if resumed is not None:
             objects += objects_of(_seen(session, resumed.events), moderator=moderator)
@@ -210,7 +212,9 @@ class Arrivals:
     def _go_live(self, session: Session) -> None:
         session.lags_from = None
         session.audience = session.key()
-        self.engine.join(session.sid, self.ticker.audiences.number(session.audience))
+        number = self.ticker.audiences.number(session.audience)
+        self.engine.stands(number, session.live.sent)
+        self.engine.join(session.sid, number)
         self._settle(session)
 
     def _settle(self, session: Session) -> None:
@@ -240,7 +244,7 @@ class Arrivals:
         """Wait for this gateway to come up to a client that saw more on another one."""
         if live.sent < offset:
             try:
-                known = self.feed.state.last(0)
+                known = self.feed.last(live.stream)
                 if known is not None and known[0] < offset:
                     return False  # the log does not have it
                 # A quiet stream stands where its last event was; its partition has gone on.

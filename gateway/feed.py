@@ -23,18 +23,17 @@ from gateway.figures import Figures
 from gateway.live import Live
 from uproar import ephemeral
 from uproar.batch import Batch, decode_batch
-from uproar.bus import Bus, BusLost, Subscriber, channel, control_channel
+from uproar.bus import Bus, BusLost, Subscriber, channel, control_channel, shard_of
 from uproar.config import Config
 from uproar.ephemeral import BadEphemeral, Kick, Said, is_ephemeral
 from uproar.events import CONTROL_TYPES, Event, PoisonedRecord
+from uproar.log import partition_of, partitions_of
 from uproar.logs import event
 from uproar.state import RingEntry, State, StateLost
 from uproar.store import Reader, Store, StoreUnavailable
 
 logger = logging.getLogger(__name__)
 
-SHARD = 0
-PARTITION = 0
 PROBE = ephemeral.encode("probe", None)
 PROBE_EVERY_S = 1.0
 PROBE_LATE_S = 3.0
@@ -59,10 +58,11 @@ class Feed:
     ) -> None:
         self.config = config
         self.name = name
+        self.shard = shard_of(name, config.shards)
         self.bus = bus
         self.state = state
         self.store = store
-        self.in_pool = in_pool  # runs a blocking store call on a thread: in_pool(function, *args)
+        self.in_pool = in_pool  # runs a store call where it may wait: in_pool(function, *args)
         self.on_ready = on_ready
         self.on_events = on_events
         self.ephemeral: Ephemeral
@@ -109,6 +109,14 @@ class Feed:
     def unwatch(self, stream: str) -> None:
         """Say that nobody watches a stream now; it is kept for a lease's time."""
         self._unwatched[stream] = time.monotonic()
+
+    def partition(self, stream: str) -> int:
+        """Return the partition of a stream."""
+        return partition_of(stream, partitions_of(self.config))
+
+    def last(self, stream: str) -> tuple[int, str] | None:
+        """Up to where a stream's partition is published, and its epoch; raises StateLost."""
+        return self.state.last(self.partition(stream))
 
     # -- the bus ----------------------------------------------------------------------------------
 
@@ -177,7 +185,7 @@ class Feed:
 
     def _subscribed(self, stream: str) -> bool:
         """Subscribe and wait for the confirmation."""
-        where = channel(stream, SHARD)
+        where = channel(stream, self.shard)
         subscriber = self._subscriber
         if subscriber is None:
             return False
@@ -213,7 +221,7 @@ class Feed:
             self.on_events(live)
 
     def _begin(self, live: Live) -> None:
-        known = self.state.last(PARTITION)
+        known = self.last(live.stream)
         if known is None:
             raise StateLost("the coordinator has not said yet where it stands")
         last, epoch = known
@@ -253,7 +261,7 @@ class Feed:
 
     def hear(self, live: Live) -> None:
         """Ask STATE how far everything has come, and fill up to there; raises StateLost."""
-        known = self.state.last(PARTITION)
+        known = self.last(live.stream)
         if live.ready and known is not None and known[0] > live.position:
             self._take(live, Batch(known[0], known[0], []))
 
@@ -262,7 +270,7 @@ class Feed:
 
         No live batch waits for this: what a client says of its place must cost nobody else.
         """
-        known = self.state.last(PARTITION)
+        known = self.last(live.stream)
         after = live.position
         if not live.ready or known is None or known[0] <= after:
             return
@@ -397,14 +405,22 @@ class Feed:
 
     # -- leases and the probe ---------------------------------------------------------------------
 
-    def _interest(self, streams: list[str]) -> None:
-        if streams:
-            until = time.time() + self.config.state.interest_lease_s
-            self.state.add_interest(streams, SHARD, until)
+    def _interest(self, streams: list[str]) -> list[str]:
+        """Lease the streams; return those that had no lease of ours."""
+        if not streams:
+            return []
+        until = time.time() + self.config.state.interest_lease_s
+        return self.state.add_interest(streams, self.shard, until)
 
     def renew(self) -> None:
-        """Say again which streams are watched here; raises StateLost."""
-        self._interest(list(self.live))
+        """Say again which streams are watched here; raises StateLost.
+
+        Where the lease was lost, with a master of a cluster for example, batches have gone past us.
+        """
+        for stream in self._interest(list(self.live)):
+            live = self.live.get(stream)
+            if live is not None:
+                self.hear(live)
 
     def _renew(self) -> None:
         lease_s = self.config.state.interest_lease_s
@@ -424,10 +440,10 @@ class Feed:
             if now - since > lease_s:
                 del self._unwatched[stream]
                 self.live.pop(stream, None)
-                self._confirmed.pop(channel(stream, SHARD), None)
+                self._confirmed.pop(channel(stream, self.shard), None)
                 try:
                     if self._subscriber is not None:
-                        self._subscriber.unsubscribe([channel(stream, SHARD)])
+                        self._subscriber.unsubscribe([channel(stream, self.shard)])
                 except BusLost:
                     continue
 

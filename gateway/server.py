@@ -29,13 +29,12 @@ from gateway.tick import Ticker
 from gateway.viewers import Viewers
 from uproar import codes, collector, status
 from uproar.auth import Verifier, load_key
-from uproar.bus.valkey import ValkeyBus
+from uproar.bus import open_bus
 from uproar.config import Config
 from uproar.ipc import IngestLink
 from uproar.logs import event
-from uproar.state.valkey import ValkeyState
-from uproar.store import StoreUnavailable
-from uproar.store.sqlite import SqliteStore
+from uproar.state import open_state
+from uproar.store import StoreUnavailable, open_store
 
 logger = logging.getLogger(__name__)
 
@@ -80,13 +79,13 @@ class Gateway:
             deadline_s=config.ingest.ack_deadline_s,
             pending=LINK_PENDING,
         )
-        state = ValkeyState(config)
+        state = open_state(config)
         self.feed = Feed(
             config,
             name,
-            ValkeyBus(config),
+            open_bus(config),
             state,
-            SqliteStore(config.data_dir / "store.db"),
+            open_store(config),
             self.in_pool,
             on_ready=self.ticker.wake,
             on_events=self.ticker.wake,
@@ -122,16 +121,21 @@ class Gateway:
         self.feed.figures = self.ticker.figures
         self.metrics = metrics_of(self)
         self.api = Api(
-            config, key, verifier, self.feed, self.link, self.ephemeral.viewers, self.in_rest_pool
-        )
+            config, key, verifier, self.feed, self.link, self.ephemeral.viewers, self.in_rest_pool,
+            self.in_thread,
+        )  # fmt: skip
         self.stopping = Flag()
 
     def in_pool(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Run a blocking store call on a thread of the hub's pool; raises StoreUnavailable."""
-        return _apply(self.pool, function, arguments)
+        """Run a store call, on a thread where it blocks; raises StoreUnavailable."""
+        return _apply(self.pool if self.feed.store.blocks else None, function, arguments)
 
     def in_rest_pool(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """The same for REST, on threads of its own: a slow page keeps no hole from being filled."""
+        return _apply(self.rest_pool if self.feed.store.blocks else None, function, arguments)
+
+    def in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Run what computes for long on one of REST's threads."""
         return _apply(self.rest_pool, function, arguments)
 
     def _forgotten(self) -> None:
@@ -194,8 +198,9 @@ class Gateway:
 
 
 def _apply(pool: Any, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    """Run it on a thread of `pool`, or here and now where that is None."""
     with gevent.Timeout(POOL_S, StoreUnavailable("the store is busy; try again")):
-        return pool.apply(function, arguments)
+        return function(*arguments) if pool is None else pool.apply(function, arguments)
 
 
 def serve(config: Config, name: str, listener: socket.socket, ready_fd: int | None) -> None:

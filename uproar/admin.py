@@ -28,7 +28,6 @@ from uproar import exposition, leftovers, logs, status
 from uproar.config import Config, ConfigError, load
 from uproar.exposition import Origin
 from uproar.logs import event
-from uproar.valkey_client import connect
 from uproar.valkey_info import Servers
 
 log = logging.getLogger(__name__)
@@ -36,7 +35,6 @@ log = logging.getLogger(__name__)
 THREADS: Final = 16  # requests at a time; one more is closed unanswered
 REQUEST_S: Final = 5.0  # for a client to say what it wants and to take the answer
 STATUS_S: Final = 2.0  # for one process to tell its status
-INFO_S: Final = 1.0  # for a Valkey to answer INFO
 NEEDED: Final = ("ingest", "coordinator", "archive")  # beside the gateways, for /readyz
 WORKERS: Final = (*NEEDED, "moderation")
 
@@ -52,9 +50,7 @@ class Machine:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._readers = ThreadPoolExecutor(THREADS, thread_name_prefix="status")
-        self._valkeys = Servers(
-            {role: connect(config.socket(role), INFO_S).info for role in ("log", "state")}
-        )
+        self._valkeys = Servers(config)
 
     def statuses(self, names: list[str]) -> dict[str, dict[str, Any] | None]:
         """Return each process's document, None for one that gave none within 2 s; in parallel."""

@@ -216,15 +216,13 @@ def kick(user: str, stream: str | None, data: str | None, config_file: Path | No
     """Close every open connection of USER (an id, not a name)."""
     config = _load(config_file, {"data": data})
     from uproar.auth import printable
-    from uproar.bus import BusLost
-    from uproar.bus.valkey import ValkeyBus
+    from uproar.bus import BusLost, open_bus
     from uproar.kick import kick as kicked
-    from uproar.state import StateLost
-    from uproar.state.valkey import ValkeyState
+    from uproar.state import StateLost, open_state
 
     if not 1 <= len(user) <= 64 or not printable(user):
         raise Sentence("a user id has 1 to 64 characters without controls")
-    state, bus = ValkeyState(config), ValkeyBus(config)
+    state, bus = open_state(config), open_bus(config)
     try:
         seats = kicked(state, bus, user, stream.lower() if stream else None)
     except (StateLost, BusLost) as error:
@@ -240,6 +238,35 @@ def kick(user: str, stream: str | None, data: str | None, config_file: Path | No
         return
     for seat in seats:
         click.echo(f"kicked {user} from {seat.stream} (session {seat.session})")
+
+
+@main.command("move-history")
+@click.argument("data", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@_config_option
+def move_history(data: Path, config_file: Path | None) -> None:
+    """Copy the history of the data directory DATA into the configured store.
+
+    Repeat it to bring what was added meanwhile, or after an interruption.
+    """
+    config = _load(config_file, {})
+    from uproar.store import StoreUnavailable, open_store
+    from uproar.store.move import MoveError, move
+    from uproar.store.sqlite import SqliteStore
+
+    if config.store.engine == "sqlite":
+        raise Sentence('store.engine: "sqlite" is where history comes from; set "cassandra"')
+    source, target = SqliteStore(data / "store.db"), open_store(config, writer=True)
+    try:
+        copied = move(
+            source, target,
+            lambda epoch, at: click.echo(f"era {epoch.era}: {at} of {epoch.position}", err=True),
+        )  # fmt: skip
+    except (MoveError, StoreUnavailable) as error:
+        raise Sentence(str(error)) from error
+    finally:
+        source.close()
+        target.close()
+    click.echo(f"copied {copied} events; history stands in keyspace {config.store.keyspace}")
 
 
 @main.command()

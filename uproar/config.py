@@ -24,7 +24,14 @@ ENV_PREFIX = "UPROAR_"
 ENV_RESERVED = frozenset(
     f"UPROAR_{word}" for word in ("TOKEN", "ENGINE", "CHAT_DATA", "NATIVE", "DEBUG", "STACK")
 )
+# And whole families of them: which real servers tests use (`python -m deploy.stack --help`).
+ENV_RESERVED_PREFIXES = ("UPROAR_TEST_", "UPROAR_STACK_")
 
+STORE_ENGINES = ("sqlite", "cassandra")
+STORE_CONSISTENCIES = ("local_quorum", "quorum")
+
+STATE_ENGINES = ("valkey", "cluster")
+CLUSTER_SHARDS = 100
 MODERATION_STAGES = ("rules", "linear", "reputation")
 MODERATION_ACTIONS = ("allow", "flag", "hold", "delete")
 
@@ -107,23 +114,75 @@ class Limits(_Section):
 
 
 class Log(_Section):
-    """The embedded log: a Valkey of its own with `appendfsync always`."""
+    """The log: a Valkey of its own with `appendfsync always`, or a topic of Apache Kafka."""
 
+    engine: str = "valkey"  # or "kafka"
+    batch_records: Annotated[int, Meta(ge=1, le=10_000)] = 1000  # per append and partition
+    timeout_s: Seconds = 5.0  # a blocked append or read
+    # valkey:
     max_memory_mb: Annotated[int, Meta(ge=64)] = 1024
     keep_s: Annotated[float, Meta(ge=600, le=604_800)] = 600.0  # never trimmed within this
-    batch_records: Annotated[int, Meta(ge=1, le=10_000)] = 1000  # per append
-    timeout_s: Seconds = 5.0  # a blocked append or read
+    # kafka: docs/scaling-out.md. A topic that promises less than this is refused at start.
+    brokers: str = ""  # HOST:PORT, several with commas between
+    topic: Annotated[str, Meta(pattern=r"^[a-zA-Z0-9._-]{1,200}$")] = (
+        "comments"  # made when missing
+    )
+    partitions: Annotated[int, Meta(ge=1, le=1000)] = 12  # for good: it decides where streams lie
+    replicas: Annotated[int, Meta(ge=1, le=10)] = 3  # of every record
+    min_insync: Annotated[int, Meta(ge=1, le=10)] = 2  # have it before it is acknowledged
+    retention_s: Annotated[float, Meta(ge=600)] = 86_400.0  # how far behind the archive may be
+    session_s: Annotated[float, Meta(ge=1, le=300)] = (
+        6.0  # then a dead worker's partitions are free
+    )
+    member: Annotated[str, Meta(max_length=200)] = ""  # our name in groups; empty: hostname
+
+
+class Store(_Section):
+    """History: the embedded SQLite file, or a Cassandra cluster (docs/scaling-out.md)."""
+
+    engine: str = "sqlite"  # or "cassandra"; what follows is Cassandra's
+    hosts: Annotated[list[str], Meta(min_length=1, max_length=64)] = msgspec.field(
+        default_factory=lambda: ["127.0.0.1"]  # any of them leads to the others
+    )
+    port: Annotated[int, Meta(ge=1, le=65535)] = 9042
+    keyspace: Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,47}$")] = "uproar"
+    datacenter: str = ""  # the one to talk to; empty: that of the host that answers first
+    # Copies of a row in that data center, for the keyspace when it is made; a keyspace with fewer
+    # is refused. Below 3 a node that is down takes the store with it.
+    replication: Annotated[int, Meta(ge=1, le=16)] = 3
+    consistency: str = "local_quorum"  # or "quorum", over all data centers
+    user: str = ""  # empty: no login
+    password_file: str = ""  # its first line
+    ca_file: str = ""  # PEM; given: TLS, and only to servers with a certificate of theirs
+    # How long comments are kept; 0: for good. Cassandra's limit is 20 years.
+    ttl_s: Annotated[int, Meta(ge=0, le=630_000_000)] = 0
+    timeout_s: Seconds = 5.0  # a whole call; the archive tries again, a page says "unavailable"
+    in_flight: Annotated[int, Meta(ge=1, le=1024)] = 64  # requests at a time of one process
 
 
 class State(_Section):
-    """The embedded bus and state: the second Valkey."""
+    """Bus and state: the second embedded Valkey, or a Redis or Valkey Cluster."""
 
-    max_memory_mb: Annotated[int, Meta(ge=64)] = 512
+    engine: str = "valkey"  # the embedded one; or "cluster"
+    nodes: Annotated[list[str], Meta(max_length=1000)] = []  # HOST:PORT of some of a cluster
+    user: str = ""  # of its access list; empty: its default user
+    password_file: str = ""  # its first line; empty: no password
+    ca_file: str = ""  # PEM; given: TLS, and only to nodes with a certificate of theirs
+    cert_file: str = ""  # our own certificate, where the nodes ask for one
+    key_file: str = ""
+    max_memory_mb: Annotated[int, Meta(ge=64)] = 512  # of the embedded one
     timeout_s: Seconds = 2.0
     ring_s: Seconds = 120.0  # how long a batch stays in the ring
     ring_bytes: Annotated[int, Meta(ge=65_536)] = 4 << 20  # per stream
     interest_lease_s: Seconds = 30.0
     gateway_lease_s: Seconds = 5.0  # a dead gateway's viewers leave the count within this
+
+
+class Bus(_Section):
+    """How batches are spread over gateways; each gateway process listens on one shard."""
+
+    # 0: 1 on the embedded Valkey, 100 on a cluster, where they spread a stream over the masters.
+    shards: Annotated[int, Meta(ge=0, le=10_000)] = 0
 
 
 class Ingest(_Section):
@@ -238,7 +297,9 @@ class Config(_Section):
     streams: Streams = msgspec.field(default_factory=Streams)
     limits: Limits = msgspec.field(default_factory=Limits)
     log: Log = msgspec.field(default_factory=Log)
+    store: Store = msgspec.field(default_factory=Store)
     state: State = msgspec.field(default_factory=State)
+    bus: Bus = msgspec.field(default_factory=Bus)
     sampling: Sampling = msgspec.field(default_factory=Sampling)
     emotes: dict[str, str] = msgspec.field(default_factory=dict)  # word → image URL
     reactions: Reactions = msgspec.field(default_factory=Reactions)
@@ -252,6 +313,11 @@ class Config(_Section):
     def data_dir(self) -> Path:
         """The data directory, absolute."""
         return Path(self.data).expanduser().resolve()
+
+    @property
+    def shards(self) -> int:
+        """The number of shards of the bus."""
+        return self.bus.shards or (CLUSTER_SHARDS if self.state.engine == "cluster" else 1)
 
     @property
     def jwks_path(self) -> Path:
@@ -311,7 +377,9 @@ def load(
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"{file}: not TOML: {error}") from error
     for name, text in sorted((os.environ if environ is None else environ).items()):
-        if name.startswith(ENV_PREFIX) and name not in ENV_RESERVED:
+        if name in ENV_RESERVED or name.startswith(ENV_RESERVED_PREFIXES):
+            continue
+        if name.startswith(ENV_PREFIX):
             _put(tree, name[len(ENV_PREFIX) :].lower().split("__"), _literal(text), name)
     for dotted, value in (flags or {}).items():
         if value is not None:
@@ -346,10 +414,13 @@ def _check(config: Config) -> None:
         )
     if config.gateway.backlog_default > config.gateway.backlog_max:
         raise ConfigError("gateway.backlog_default: above gateway.backlog_max; raise the latter")
+    _check_store(config.store)
     _check_url(config.auth.jwks_url, "auth.jwks_url")
     for number, url in enumerate(config.webhooks.targets):
         _check_url(url or "-", f"webhooks.targets[{number}]")
     _check_moderation(config.moderation)
+    _check_state(config.state)
+    _check_log(config.log)
     if config.server.port and config.server.port == config.server.admin_port:
         raise ConfigError(
             f"server.admin_port: {config.server.port} is taken by server.port; choose another"
@@ -367,6 +438,47 @@ def _check_url(url: str, path: str) -> None:
         sound = False
     if not sound or "@" in parts.netloc or not (url.isascii() and url.isprintable()) or " " in url:
         raise ConfigError(f"{path}: write https://HOST[:PORT]/PATH (http:// for a server nearby)")
+
+
+def _check_store(store: Store) -> None:
+    for field, known in (("engine", STORE_ENGINES), ("consistency", STORE_CONSISTENCIES)):
+        value = getattr(store, field)
+        if value not in known:
+            raise ConfigError(f'store.{field}: "{value}" is unknown; take {" or ".join(known)}')
+    if not all(store.hosts):
+        raise ConfigError("store.hosts: an empty name; write host names or addresses")
+    if bool(store.user) != bool(store.password_file):
+        raise ConfigError("store.user: goes together with store.password_file; give both")
+
+
+def _check_state(state: State) -> None:
+    if state.engine not in STATE_ENGINES:
+        raise ConfigError(
+            f'state.engine: "{state.engine}" is none; take {" or ".join(STATE_ENGINES)}'
+        )
+    for number, node in enumerate(state.nodes):
+        host, _, port = node.rpartition(":")
+        if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65_536:
+            raise ConfigError(f'state.nodes[{number}]: "{node}" is no HOST:PORT')
+    if state.engine == "cluster" and not state.nodes:
+        raise ConfigError('state.nodes: name some of the cluster\'s nodes, ["HOST:PORT", …]')
+    if bool(state.cert_file) != bool(state.key_file):
+        raise ConfigError("state.key_file: goes together with state.cert_file; give both")
+    if state.cert_file and not state.ca_file:
+        raise ConfigError("state.ca_file: goes together with state.cert_file; give both")
+    if state.user and not state.password_file:
+        raise ConfigError("state.user: goes together with state.password_file; give both")
+
+
+def _check_log(log: Log) -> None:
+    if log.engine not in ("valkey", "kafka"):
+        raise ConfigError(f'log.engine: "{log.engine}" is no engine; take "valkey" or "kafka"')
+    if log.engine == "kafka" and not log.brokers:
+        raise ConfigError('log.brokers: empty; name the brokers, "HOST:PORT,HOST:PORT"')
+    if log.min_insync > log.replicas:
+        raise ConfigError(
+            "log.min_insync: above log.replicas, so nothing could ever be written; lower it"
+        )
 
 
 def _check_moderation(moderation: Moderation) -> None:

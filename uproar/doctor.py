@@ -21,7 +21,7 @@ from typing import Any
 import psutil
 
 from _fastpath import build
-from uproar import auth, jwks, readings, valkey_server, verdicts
+from uproar import auth, cluster_check, jwks, readings, valkey_server, verdicts
 from uproar.config import Config
 from uproar.errors import ServeError
 from uproar.verdicts import Row
@@ -42,6 +42,14 @@ def _row(name: str, ask: Callable[[], Row]) -> Row:
         return Row(name, "warn", f"can't be told: {reason}"[:200], "", "look at it by hand")
 
 
+def _cluster(config: Config) -> Row:
+    found = cluster_check.examine(config)
+    value = f"{len(found.shares)} masters"
+    if found.warnings:
+        return Row("cluster", "warn", value, "fit for bus and state", "; ".join(found.warnings))
+    return Row("cluster", "ok", value, "fit for bus and state")
+
+
 def _questions(config: Config) -> Iterator[tuple[str, Callable[[], Row]]]:
     setting = readings.kernel_setting
     connections = config.limits.connections
@@ -55,6 +63,8 @@ def _questions(config: Config) -> Iterator[tuple[str, Callable[[], Row]]]:
     yield "Python", lambda: verdicts.python(sys.version_info[:3], platform.python_implementation())
     yield "packages", lambda: verdicts.packages(readings.packages())
     yield "Valkey", lambda: verdicts.server(readings.server_version(valkey_server.find_binary()))
+    if config.state.engine == "cluster":
+        yield "cluster", lambda: _cluster(config)
     yield (
         "engine",
         lambda: verdicts.engine(os.environ.get("UPROAR_ENGINE", ""), readings.compiled_modules()),

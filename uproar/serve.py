@@ -2,8 +2,9 @@
 
     data directory + lock → signing key → ports → effective.toml → processes → what was printed
 
-Order of start: the two Valkeys; then ingest, coordinator, archive and moderation, which read the
-log; then the gateways, which let viewers in; then the admin port and the demo.
+Order of start: the two Valkeys (with the log on Kafka one); then ingest, coordinator, archive and
+moderation, which read the log; then the gateways, which let viewers in; then the admin port and the
+demo.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import os
 import resource
 import shutil
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,14 +23,16 @@ from typing import Any, Final
 
 import msgspec
 
-from uproar import auth, logs, valkey_server
+from uproar import auth, cluster_check, logs, valkey_server
 from uproar.admin import gateway_names
 from uproar.child import LISTEN_FD, READY_FD, Spec
 from uproar.config import ENV_PREFIX, ENV_RESERVED, Config, dump
 from uproar.datadir import DataDir
 from uproar.errors import ServeError
 from uproar.listeners import Listener, Port, url
+from uproar.log import LogUnavailable
 from uproar.logs import event
+from uproar.state import StateLost
 from uproar.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
@@ -50,6 +54,7 @@ STOP_ORDER: Final = (
     "state",
     "log",
 )
+EPOCH_S: Final = 15.0  # for a group's first members to be given their partitions
 LOG_BYTES: Final = 16 << 20  # supervisor.log above this is moved away at the next start
 
 
@@ -72,6 +77,8 @@ def serve(config: Config, prints: Prints) -> None:
         logs.configure("supervisor", file=supervisor_log, stderr_level=logging.WARNING)
         _raise_file_limit()
         key = auth.load_key(config.key_path)
+        if config.state.engine == "cluster":
+            cluster_check.check(config)
         auth.platform_keys(config)  # one that can't be used is a sentence here, not restarts
         config = _listen(config, listeners)
         file = write_effective(config)
@@ -110,13 +117,17 @@ def make_specs(
         stop = STOP_ORDER.index(role)
         specs.append(Spec(name, role, argv, path, start=start, stop=stop, **more))
 
-    for role in ("log", "state"):
+    # A role that is a cluster's is somebody else's to run.
+    servers: list[valkey_server.Role] = ["log"] if config.log.engine == "valkey" else []
+    if config.state.engine == "valkey":
+        servers.append("state")
+    for server in servers:
         add(
-            role,
+            server,
             0,
-            tuple(valkey_server.arguments(binary, role, config)),
-            ready=valkey_server.ready_check(config.socket(role)),
-            gate=_space(config) if role == "log" else None,
+            tuple(valkey_server.arguments(binary, server, config)),
+            ready=valkey_server.ready_check(config.socket(server)),
+            gate=_space(config) if server == "log" else None,
         )
     for role in (*WORKERS, WEBHOOKS) if config.webhooks.targets else WORKERS:
         add(role, 1, (*python, "workers", role, "--config", str(file), *ready))
@@ -168,14 +179,7 @@ def write_effective(config: Config) -> Path:
 
 def described(config: Config, key: bytes, pids: dict[str, list[int]]) -> dict[str, Any]:
     """Return the document of `serve --json` (DESIGN section 7); raises LogUnavailable."""
-    # Not at the top: the adapter is for the one question that only the running log can answer.
-    from uproar.log.valkey import ValkeyLog
-
-    client = ValkeyLog(config)
-    try:
-        epoch = client.epoch(0)
-    finally:
-        client.close()
+    epoch = _epoch(config)
     server = config.server
     return {
         "http": url("http", server.host, server.port),
@@ -193,6 +197,35 @@ def described(config: Config, key: bytes, pids: dict[str, list[int]]) -> dict[st
             for role in ("viewer", "moderator", "broadcaster", "service")
         },
     }
+
+
+def _epoch(config: Config) -> str:
+    """The epoch of the log's first partition; raises LogUnavailable."""
+    # Not at the top: the adapters are for the one question that only the running system can answer.
+    if config.log.engine == "valkey":
+        from uproar.log.valkey import ValkeyLog
+
+        client = ValkeyLog(config)
+        try:
+            return client.epoch(0)
+        finally:
+            client.close()
+    # What forks must not have librdkafka's threads: the coordinator has said it to STATE.
+    from uproar.state.valkey import ValkeyState
+
+    state = ValkeyState(config)
+    try:
+        until = time.monotonic() + EPOCH_S
+        while time.monotonic() < until:
+            known = state.last(0)
+            if known is not None:
+                return known[1]
+            time.sleep(0.05)
+        raise LogUnavailable("no coordinator has taken up the log's first partition yet")
+    except StateLost as error:
+        raise LogUnavailable(f"nobody knows where the log stands: {error}") from error
+    finally:
+        state.close()
 
 
 def _listen(config: Config, listeners: list[Listener]) -> Config:
@@ -222,6 +255,14 @@ def _listen(config: Config, listeners: list[Listener]) -> Config:
             jwks_file=str(Path(config.auth.jwks_file).expanduser().resolve())
             if config.auth.jwks_file
             else "",
+        ),
+        state=replace(
+            config.state,
+            **{
+                field: str(Path(file).expanduser().resolve())
+                for field in ("password_file", "ca_file", "cert_file", "key_file")
+                if (file := getattr(config.state, field))
+            },
         ),
         webhooks=replace(config.webhooks, key_file=str(config.webhook_key_path.resolve())),
     )

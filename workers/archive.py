@@ -11,21 +11,18 @@ import os
 import time
 
 from uproar import status
-from uproar.consumer import Consumer, Poll
+from uproar.consumer import Poll, Share
 from uproar.events import Event, PoisonedRecord, to_event
 from uproar.lag import Lag
-from uproar.log import LogUnavailable
-from uproar.log.valkey import ValkeyLog
+from uproar.log import open_log
 from uproar.logs import event
 from uproar.metrics import Histogram, Metrics
-from uproar.store import StoreUnavailable
-from uproar.store.sqlite import SqliteStore
+from uproar.store import StoreUnavailable, open_store
 from workers.process import Process
 
 logger = logging.getLogger(__name__)
 
 GROUP = "archive"
-PARTITION = 0
 POLL_RECORDS = 2048
 COMMIT_EVERY_S = 2.0
 # Between two transactions, so that a busy stream gets fewer and larger ones: at 10,000 comments/s
@@ -38,38 +35,40 @@ class Archive:
 
     def __init__(self, process: Process) -> None:
         self.stop = process.stop
-        self.log = ValkeyLog(process.config)
-        self.store = SqliteStore(process.config.data_dir / "store.db", writer=True)
-        self.consumer = Consumer(self.log, GROUP, PARTITION)
+        self.log = open_log(process.config)
+        self.store = open_store(process.config, writer=True)
+        self.share = Share(self.log, GROUP, self.begin)
         self.reason = "starting"
-        self.era = 0
+        self.eras: dict[int, int] = {}
         self.written = 0
         self.write_s = Histogram()
-        self.lag = Lag(self.log, GROUP, lambda: {PARTITION: self.consumer.position}, self.stop)
+        self.lag = Lag(self.log, GROUP, self.share.positions, self.stop)
 
-    def start(self) -> None:
-        """Take up where the store stands."""
-        while not self.stop.is_set():
+    def begin(self, partition: int) -> int:
+        """Return where the store stands in a partition."""
+        while True:
             try:
-                epoch = self.log.epoch(PARTITION)
-                self.era = self.store.open_epoch(epoch)
-                self.consumer.start(self.store.position(epoch), self.stop)
-                return
-            except (LogUnavailable, StoreUnavailable) as error:
+                epoch = self.log.epoch(partition)
+                self.eras[partition] = self.store.open_epoch(epoch)
+                return self.store.position(epoch)
+            except StoreUnavailable as error:
                 self._wait(error)
+                if self.stop.is_set():
+                    return 0
 
     def run(self) -> None:
         """Write until stopped."""
         self.reason = ""
         commit_at = 0.0
         while not self.stop.is_set():
-            poll = self.consumer.poll(0.25, POLL_RECORDS, self.stop)
-            if poll.last == poll.after:
+            polls = self.share.poll(0.25, POLL_RECORDS, self.stop)
+            if not polls:
                 continue
-            self._write(poll)
+            for poll in polls:
+                self._write(poll)
             self.stop.wait(GATHER_S)
             if time.monotonic() >= commit_at:
-                self.consumer.commit()
+                self.share.commit()
                 commit_at = time.monotonic() + COMMIT_EVERY_S
 
     def _write(self, poll: Poll) -> None:
@@ -78,11 +77,11 @@ class Archive:
             try:
                 rows.append((counted.record.stream, to_event(counted.offset, counted.record)))
             except PoisonedRecord as error:
-                self.consumer.set_aside(counted, error)
+                self.share.set_aside(poll.partition, counted, error)
         while not self.stop.is_set():
             began = time.monotonic()
             try:
-                self.store.write(self.era, rows, poll.last)
+                self.store.write(self.eras[poll.partition], rows, poll.last)
             except StoreUnavailable as error:
                 self._wait(error)
                 continue
@@ -103,7 +102,7 @@ class Archive:
 def metrics_of(archive: Archive) -> Metrics:
     """Return the metrics of the archive, read when asked."""
     metrics = Metrics()
-    metrics.read("uproar_drops_total", lambda: {"poisoned": archive.consumer.poisoned})
+    metrics.read("uproar_drops_total", lambda: {"poisoned": archive.share.poisoned})
     metrics.read("uproar_archive_written_total", lambda: archive.written)
     metrics.read("uproar_store_write_seconds", lambda: archive.write_s)
     archive.lag.tell(metrics)
@@ -120,15 +119,16 @@ def work(process: Process) -> None:
             "name": "archive",
             "pid": os.getpid(),
             "ready": not archive.reason,
-            "reason": archive.reason,
+            "reason": archive.reason or archive.share.reason,
             "metrics": metrics.text(),
         },
     )
-    archive.start()
+    archive.share.start(process.stop)
     if not process.stop.is_set():
         archive.lag.start()
         process.ready()
         archive.run()
-        archive.consumer.commit()
+        archive.share.commit()
+    archive.share.close()
     closer.close()
     archive.store.close()

@@ -15,6 +15,7 @@ from typing import Any
 
 from uproar import collector
 from uproar.config import Config
+from uproar.log import LogRefused
 from uproar.logs import event
 
 logger = logging.getLogger(__name__)
@@ -69,7 +70,7 @@ def run(role: str, config: Config, ready_fd: int | None, work: Callable[[Process
     try:
         process.hold_role()
         work(process)
-    except RoleTaken as error:
+    except (RoleTaken, LogRefused) as error:
         print(error, file=sys.stderr)
         return 3
     event(logger, "stopped", role=role)

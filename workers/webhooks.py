@@ -20,6 +20,7 @@ import ssl
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
@@ -28,11 +29,10 @@ import msgspec
 from uproar import __version__, ids, status
 from uproar.auth import load_key
 from uproar.config import Webhooks as Settings
-from uproar.consumer import Consumer
+from uproar.consumer import Poll, Share
 from uproar.events import Event, PoisonedRecord, to_event
 from uproar.lag import Lag
-from uproar.log import LogUnavailable
-from uproar.log.valkey import ValkeyLog
+from uproar.log import LogUnavailable, open_log
 from uproar.logs import event
 from uproar.metrics import Metrics
 from workers.process import Process
@@ -40,7 +40,6 @@ from workers.process import Process
 logger = logging.getLogger(__name__)
 
 GROUP: Final = "webhooks"
-PARTITION: Final = 0
 POLL_RECORDS: Final = 2048
 BATCH: Final = 100  # events of one POST
 COMMIT_EVERY_S: Final = 2.0
@@ -58,6 +57,7 @@ class Note(NamedTuple):
     offset: int
     body: bytes
     since: float
+    partition: int = 0
 
 
 class DeliveryFailed(Exception):
@@ -84,9 +84,9 @@ class Outbox:
         return len(self._notes)
 
     @property
-    def oldest(self) -> int | None:
-        """The offset of the first event that waits."""
-        return self._notes[0].offset if self._notes else None
+    def oldest(self) -> dict[int, int]:
+        """The offset of the first event that waits, by partition."""
+        return {note.partition: note.offset for note in reversed(self._notes)}
 
     def add(self, note: Note) -> None:
         """Take one more event."""
@@ -104,10 +104,11 @@ class Outbox:
             return []
         return [self._notes[n] for n in range(min(BATCH, len(self._notes)))]
 
-    def done(self, last: int) -> None:
-        """Say that everything up to an offset was taken."""
+    def done(self, sent: list[Note]) -> None:
+        """Say that a batch was taken; some of it may have been dropped meanwhile."""
         self._failures = 0
-        while self._notes and self._notes[0].offset <= last:
+        taken = {(note.partition, note.offset) for note in sent}
+        while self._notes and (self._notes[0].partition, self._notes[0].offset) in taken:
             self._notes.popleft()
             self.delivered += 1
 
@@ -124,7 +125,7 @@ class Outbox:
         return wait
 
 
-def note_of(epoch: str, stream: str, found: Event, since: float) -> Note | None:
+def note_of(epoch: str, stream: str, found: Event, since: float, partition: int = 0) -> Note | None:
     """Return what targets are told of an event, None for what they are not told."""
     if found.type not in TOLD:
         return None
@@ -139,7 +140,7 @@ def note_of(epoch: str, stream: str, found: Event, since: float) -> Note | None:
         if value is not None:
             told[field] = ids.to_text(value) if isinstance(value, bytes) else value
     told["by"] = told.get("by") or found.actor
-    return Note(found.offset, _encode(told), since)
+    return Note(found.offset, _encode(told), since, partition)
 
 
 def body_of(notes: list[Note]) -> bytes:
@@ -253,8 +254,8 @@ class Target:
         with self._lock:
             return len(self._outbox), self._outbox.delivered, self._outbox.dropped
 
-    def oldest(self) -> int | None:
-        """Return the offset of the first event that waits."""
+    def oldest(self) -> dict[int, int]:
+        """Return the offset of the first event that waits, by partition."""
         with self._lock:
             return self._outbox.oldest
 
@@ -286,7 +287,7 @@ class Target:
                 )  # fmt: skip
             return
         with self._lock:
-            self._outbox.done(notes[-1].offset)
+            self._outbox.done(notes)
         if self.reason:
             self.reason = ""
             event(logger, "webhook_back", target=self.name)
@@ -298,30 +299,27 @@ class Webhooks:
     def __init__(self, process: Process) -> None:
         config = process.config
         self.stop = process.stop
-        self.log = ValkeyLog(config)
-        self.consumer = Consumer(self.log, GROUP, PARTITION)
-        self.lag = Lag(self.log, GROUP, lambda: {PARTITION: self.consumer.position}, self.stop)
-        self.epoch = ""
+        self.log = open_log(config)
+        self.share = Share(self.log, GROUP, self.begin)
+        self.lag = Lag(self.log, GROUP, self.share.positions, self.stop)
+        self.epochs: dict[int, str] = {}
         self.give_up_s = config.webhooks.give_up_s
         key = load_key(config.webhook_key_path)
         self.targets = [
             Target(url, key, config.webhooks, self.stop) for url in config.webhooks.targets
         ]
 
+    def begin(self, partition: int) -> int:
+        """Return where the last incarnation stood, but for what would be given up at once."""
+        self.epochs[partition] = self.log.epoch(partition)
+        return max(
+            self.log.position(GROUP, partition),
+            self.log.before_ts(partition, int((time.time() - self.give_up_s) * 1000)),
+        )
+
     def start(self) -> None:
-        """Take up where the last incarnation stood, but for what would be given up at once."""
-        while not self.stop.is_set():
-            try:
-                self.epoch = self.log.epoch(PARTITION)
-                position = max(
-                    self.log.position(GROUP, PARTITION),
-                    self.log.before_ts(PARTITION, int((time.time() - self.give_up_s) * 1000)),
-                )
-                self.consumer.start(position, self.stop)
-                break
-            except LogUnavailable as error:
-                event(logger, "log_away", level=logging.WARNING, group=GROUP, why=str(error))
-                self.stop.wait(0.1)
+        """Take up reading and let the targets' threads run."""
+        self.share.start(self.stop)
         for target in self.targets:
             target.thread.start()
 
@@ -329,21 +327,11 @@ class Webhooks:
         """Read until stopped."""
         commit_at = 0.0
         while not self.stop.is_set():
-            poll = self.consumer.poll(0.25, POLL_RECORDS, self.stop)
-            notes = []
-            for counted in poll.records:
-                if counted.record.type not in TOLD:
-                    continue
-                try:
-                    found = to_event(counted.offset, counted.record)
-                except PoisonedRecord as error:
-                    self.consumer.set_aside(counted, error)
-                    continue
-                # Its time runs from its own, whatever happened to us since.
-                since = time.monotonic() - max(0.0, time.time() - found.ts / 1000)
-                note = note_of(self.epoch, counted.record.stream, found, since)
-                if note is not None:
-                    notes.append(note)
+            notes = [
+                note
+                for poll in self.share.poll(0.25, POLL_RECORDS, self.stop)
+                for note in self._notes(poll)
+            ]
             if notes:
                 for target in self.targets:
                     target.add(notes)
@@ -351,12 +339,30 @@ class Webhooks:
                 self.commit()
                 commit_at = time.monotonic() + COMMIT_EVERY_S
 
+    def _notes(self, poll: Poll) -> Iterator[Note]:
+        """What targets are told of a poll."""
+        for counted in poll.records:
+            if counted.record.type not in TOLD:
+                continue
+            try:
+                found = to_event(counted.offset, counted.record)
+            except PoisonedRecord as error:
+                self.share.set_aside(poll.partition, counted, error)
+                continue
+            # Its time runs from its own, whatever happened to us since.
+            since = time.monotonic() - max(0.0, time.time() - found.ts / 1000)
+            epoch = self.epochs[poll.partition]
+            note = note_of(epoch, counted.record.stream, found, since, poll.partition)
+            if note is not None:
+                yield note
+
     def commit(self) -> None:
-        """Store the position below which no target has anything waiting."""
-        waiting = [oldest for target in self.targets if (oldest := target.oldest()) is not None]
-        position = min([self.consumer.position, *(offset - 1 for offset in waiting)])
+        """Store the positions below which no target has anything waiting."""
+        waiting = [target.oldest() for target in self.targets]
         try:
-            self.log.commit(GROUP, PARTITION, position)
+            for partition, position in self.share.positions().items():
+                below = [oldest[partition] - 1 for oldest in waiting if partition in oldest]
+                self.log.commit(GROUP, partition, min([position, *below]))
         except LogUnavailable:
             return  # a later one covers it
 
@@ -375,7 +381,7 @@ def metrics_of(webhooks: Webhooks) -> Metrics:
     )
     metrics.read(
         "uproar_drops_total",
-        lambda: {"webhook": counts()[2], "poisoned": webhooks.consumer.poisoned},
+        lambda: {"webhook": counts()[2], "poisoned": webhooks.share.poisoned},
     )
     webhooks.lag.tell(metrics)
     return metrics
@@ -410,4 +416,5 @@ def work(process: Process) -> None:
         process.ready()
         webhooks.run()
         webhooks.commit()
+    webhooks.share.close()
     closer.close()

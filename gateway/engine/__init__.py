@@ -139,9 +139,17 @@ class EngineLimits(NamedTuple):
 class Engine(Protocol):
     """Audiences and sids are integers of the engine's."""
 
-    connections: int  # sessions that are open
-    frames_sent: int
-    bytes_sent: int
+    @property
+    def connections(self) -> int:
+        """How many sessions are open."""
+
+    @property
+    def frames_sent(self) -> int:
+        """How many frames were sent or queued since the start."""
+
+    @property
+    def bytes_sent(self) -> int:
+        """How many bytes the sockets have taken since the start."""
 
     def start(self, listener: socket.socket, app: WsgiApp) -> None:
         """Serve: upgrades become sessions, everything else goes to the WSGI application."""

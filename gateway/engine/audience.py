@@ -66,10 +66,11 @@ class Audience(Generic[M]):
 
     def alone(self, payload: bytes) -> Message:
         """Return a message that refers to no other."""
-        compressed = self.form.compression != "none" and len(payload) >= deflate.MIN_BYTES
-        if compressed:
-            payload = deflate.compress(payload, deflate.level_for(len(self.members)))
-        return self._message(payload, compressed)
+        if self.form.compression != "none" and len(payload) >= deflate.MIN_BYTES:
+            small = deflate.compress(payload, deflate.level_for(len(self.members)))
+            if len(small) < len(payload):
+                return self._message(small, compressed=True)
+        return self._message(payload)
 
     def messages(
         self, payload: bytes, takers: Sequence[M], now: float

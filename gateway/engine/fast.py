@@ -23,8 +23,12 @@ from uproar.logs import event
 
 logger = logging.getLogger(__name__)
 
-READABLE = 1  # libev's name for it
+READABLE, WRITABLE = 1, 2  # libev's names for them
 ADVANCE_S = 0.1  # between two looks at timers
+# A turn of the hub costs more than a ping. So after a pass over a few sockets the next one waits
+# this long and takes what came together; what comes into a quiet room is looked at at once.
+REST_S = 0.005
+BUSY = 32  # ready sockets from which on a pass is worth its turn
 
 
 class FastEngine:
@@ -42,6 +46,8 @@ class FastEngine:
         self._farewells: dict[int, Callable[[int, str], bytes]] = {}
         self._http: Any = None
         self._watcher: Any = None
+        self._anchor: Any = None
+        self._rest: Any = None
         self._timer: Any = None
         self.http_sockets = 0
         reactor = self._reactor = Reactor(
@@ -85,6 +91,12 @@ class FastEngine:
         loop = gevent.get_hub().loop
         self._watcher = loop.io(self._reactor.fd, READABLE)
         self._watcher.start(self._pass)
+        # An epoll is never writable, so this one never calls. With it, resting changes what the hub
+        # waits for; without it, libev would take our epoll out and add it again, and the kernel
+        # looks through all that is in an added epoll for loops: 0.4 ms with 8,000 viewers.
+        self._anchor = loop.io(self._reactor.fd, WRITABLE)
+        self._anchor.start(lambda: None)
+        self._rest = loop.timer(REST_S, REST_S)
         self._timer = loop.timer(ADVANCE_S, ADVANCE_S)
         self._timer.start(self._advance)
         self._reactor.listen(listener.fileno())
@@ -193,10 +205,23 @@ class FastEngine:
     # -- the loop ---------------------------------------------------------------------------------
 
     def _pass(self) -> None:
-        events, _ = self._reactor.poll()
+        ready = self._look()
+        if ready < BUSY:
+            self._watcher.stop()
+            self._rest.again(self._rested)
+
+    def _rested(self) -> None:
+        if not self._look():
+            self._rest.stop()
+            self._watcher.start(self._pass)
+
+    def _look(self) -> int:
+        """Make one pass; return how many sockets were ready."""
+        events, ready = self._reactor.poll()
         for fd, data, address in self._reactor.requests():
             gevent.spawn(self._request, fd, data, address)
         self._hand_up(events)
+        return ready
 
     def _advance(self) -> None:
         self._hand_up(self._reactor.advance())

@@ -94,8 +94,10 @@ class Api:
         link: IngestLink,
         viewer_count: Callable[[str], int | None],
         in_pool: Callable[..., Any],
+        in_thread: Callable[..., Any],
     ) -> None:
-        self.in_pool = in_pool  # runs a blocking store call on a thread of REST's own
+        self.in_pool = in_pool  # runs a store call, one that blocks on a thread of REST's own
+        self.in_thread = in_thread  # runs what computes for long
         self.config = config
         self.key = key
         self.verifier = verifier
@@ -104,7 +106,7 @@ class Api:
         self.viewer_count = viewer_count
         self.pages = Pages(config.server.origins)
         self.guests = Guests(config.auth.guests_per_minute)
-        self.acknowledged = 0  # the newest offset this gateway has acknowledged
+        self.acknowledged: dict[int, int] = {}  # the newest offset of each partition, by us
         self._opened: set[str] = set()  # streams known to exist, where not every id does
         self.streams = Streams(self)
         self.acts = Acts(self)
@@ -208,7 +210,7 @@ class Api:
         if before is not None and (from_ms is not None or to_ms is not None):
             raise Problem(400, "bad_request", "a window goes forward: take after, not before")
         if before is None:
-            self.await_archive()
+            self.await_archive(stream)
         text = before if before is not None else after
         place = self.place(stream, text) if text is not None else None
         store = self.store
@@ -226,20 +228,26 @@ class Api:
         shown = [self.shown(row, reader) for row in rows]
         return Response.json({"comments": shown, "next": cursor})
 
-    def await_archive(self) -> None:
+    def acknowledge(self, stream: str, offset: int) -> None:
+        """Remember that this gateway has acknowledged an offset."""
+        partition = self.feed.partition(stream)
+        self.acknowledged[partition] = max(self.acknowledged.get(partition, 0), offset)
+
+    def await_archive(self, stream: str) -> None:
         """Let history come up to what was acknowledged or shown before this request, briefly."""
         until = time.monotonic() + ARCHIVE_S
         try:
-            known = self.feed.state.last(0)
+            known = self.feed.last(stream)
+            acknowledged = self.acknowledged.get(self.feed.partition(stream), 0)
             while known is not None and time.monotonic() < until:
                 stored = self.in_pool(self.feed.store.position, known[1])
-                if stored >= max(known[0], self.acknowledged):
+                if stored >= max(known[0], acknowledged):
                     return
                 gevent.sleep(0.01)
         except (StateLost, StoreUnavailable):
             return
 
-    def await_published(self, offset: int) -> None:
+    def await_published(self, stream: str, offset: int) -> None:
         """Hold an answer until STATE knows of its offset, briefly.
 
         History waits for what STATE knows of: with this, the next request finds what this one was
@@ -248,7 +256,7 @@ class Api:
         until = time.monotonic() + PUBLISH_S
         try:
             while time.monotonic() < until:
-                known = self.feed.state.last(0)
+                known = self.feed.last(stream)
                 if known is None or known[0] >= offset:
                     return
                 gevent.sleep(LOOK_S)
@@ -275,8 +283,8 @@ class Api:
             answer = self._submit(stream, claims, posted).get()
             if answer.code:
                 raise Problem.rejected(answer.code, answer.message, answer.retry_after_ms)
-            self.await_published(answer.offset)
-            return Response.json(self._accepted(answer), 201)
+            self.await_published(stream, answer.offset)
+            return Response.json(self._accepted(stream, answer), 201)
         if len(posted) > ARRAY_MAX:
             raise Problem(413, "too_big", f"at most {ARRAY_MAX} comments in one request")
         # One bad item costs itself only, as in an array of commands.
@@ -284,9 +292,10 @@ class Api:
         results = []
         for nonce, result in waiting:
             answer = result.get()
-            shown = self._accepted(answer) if not answer.code else _refused(answer)
+            shown = self._accepted(stream, answer) if not answer.code else _refused(answer)
             results.append({"nonce": nonce, **shown})
-        self.await_published(max((result.get("offset", 0) for result in results), default=0))
+        newest = max((result.get("offset", 0) for result in results), default=0)
+        self.await_published(stream, newest)
         refused = any("code" in result for result in results)
         return Response.json(results, 207 if refused else 201)
 
@@ -326,8 +335,8 @@ class Api:
         )
         return result
 
-    def _accepted(self, answer: Answer) -> dict[str, Any]:
-        self.acknowledged = max(self.acknowledged, answer.offset)
+    def _accepted(self, stream: str, answer: Answer) -> dict[str, Any]:
+        self.acknowledge(stream, answer.offset)
         return {
             "id": ids.to_text(answer.id),
             "offset": answer.offset,
@@ -355,7 +364,7 @@ class Api:
 
     def standing(self, stream: str) -> Standing:
         """Return what stands in a stream, with all that was acknowledged; raises Problem."""
-        self.await_archive()
+        self.await_archive(stream)
         return standing_of(self.read(self.store.standing, stream))
 
     def shown(self, row: StoredComment, reader: Reader) -> dict[str, Any]:

@@ -234,7 +234,7 @@ class Acts:
         fresh = _now_ms() - ids.split(comment_id)[0] < FRESH_MS
         until = time.monotonic() + (FIND_S if fresh else 0.0)
         while True:
-            self.api.await_archive()
+            self.api.await_archive(stream)
             row = self.api.stored(stream, comment_id)
             if row is not None:
                 return row
@@ -267,7 +267,7 @@ class Acts:
         claims, stream = self._moderator(request, stream, "change the terms")
         body = request.body(TermLists, most=BODY_TERMS)
         # Folding 100,000 terms takes a second: not in the hub.
-        self.api.in_pool(_check_terms, body)
+        self.api.in_thread(_check_terms, body)
         data = Terms(_written(body.blocked), _written(body.allowed), claims.sub)
         offset = self._act(request, claims, stream, "TERMS", data, body.nonce)
         return Response.json({**_listed(data), "offset": offset})
@@ -303,7 +303,7 @@ class Acts:
 
     def _is_sovereign(self, stream: str, user: str) -> bool:
         """Whether a user was a broadcaster or service in the newest comment known here."""
-        self.api.await_archive()
+        self.api.await_archive(stream)
         rows: list[StoredComment] = self.api.read(self.api.store.by_user, stream, user, 1)
         return any(row.event.data.user.role in SOVEREIGN_ROLES for row in rows)
 
@@ -366,7 +366,7 @@ class Acts:
         limit = request.number("limit", 50, 1, 1000) or 50
         before = request.one("before")
         if before is None:
-            self.api.await_archive()
+            self.api.await_archive(stream)
             return limit, None
         return limit, self.api.place(stream, before)
 
@@ -396,8 +396,8 @@ class Acts:
         answer: Answer = result.get()
         if answer.code:
             raise Problem.rejected(answer.code, answer.message, answer.retry_after_ms)
-        self.api.acknowledged = max(self.api.acknowledged, answer.offset)
-        self.api.await_published(answer.offset)
+        self.api.acknowledge(stream, answer.offset)
+        self.api.await_published(stream, answer.offset)
         return answer.offset
 
 

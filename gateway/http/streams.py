@@ -143,7 +143,7 @@ class Streams:
         if count > BUCKETS:
             detail = f"{count} buckets, at most {BUCKETS}: take longer ones or a shorter window"
             raise Problem(400, "bad_request", detail)
-        self.api.await_archive()
+        self.api.await_archive(stream)
         stats = functools.partial(self.api.store.stats, reader=reader)
         found = {item.ts: item for item in self.api.read(stats, stream, from_ms, to_ms, bucket_ms)}
         buckets = []
@@ -174,7 +174,7 @@ class Streams:
     def _export(self, request: HttpRequest, stream: str) -> Response:
         reader = self.api.reader(request, stream)
         stream = self.api.known(stream)
-        self.api.await_archive()
+        self.api.await_archive(stream)
         newest = functools.partial(self.api.store.newest, reader=reader)
         last: list[StoredComment] = self.api.read(newest, stream, 1)
         response = Lines(200, b"", "application/x-ndjson", [("Cache-Control", "no-store")])

@@ -13,16 +13,19 @@ from typing import Any
 import pytest
 import redis
 
+from tests.cassandra_node import Node, any_node, own_node
 from tests.system import wait_until
+from tests.valkey_cluster import ValkeyCluster
+from tests.valkey_cluster import running as running_cluster
+from uproar import bus as buses
+from uproar import state as states
 from uproar.bus import Bus
-from uproar.bus.valkey import ValkeyBus
 from uproar.config import Config, load
 from uproar.log import Log
 from uproar.log.valkey import ValkeyLog
 from uproar.state import State
-from uproar.state.valkey import ValkeyState
 from uproar.store import Store
-from uproar.store.sqlite import SqliteStore
+from uproar.store import open_store as make_store
 from uproar.valkey_client import connect
 from uproar.valkey_server import Role, arguments, find_binary, ready_check
 
@@ -32,31 +35,70 @@ TIMEOUT_S = 0.5  # of a call whose server does not answer
 class StoreOpener:
     """Opens stores on one place, as several processes would; closes them after the test."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, flags: dict[str, Any]) -> None:
+        self.flags = flags
         self.opened: list[Store] = []
 
     def __call__(self, *, writer: bool = False) -> Store:
         """Open one more."""
-        store = SqliteStore(self.path, writer=writer)
+        store = make_store(load(environ={}, flags=self.flags), writer=writer)
         self.opened.append(store)
         return store
+
+    def go_where_nothing_is(self) -> None:
+        """Open the next ones where no archive ever was."""
+        if self.flags.get("store.engine") == "cassandra":
+            self.flags["store.keyspace"] += "_new"
 
     @property
     def code(self) -> str:
         """Python that opens the same place for writing as `store`, for a process of its own."""
         return (
-            "from pathlib import Path\n"
-            "from uproar.store.sqlite import SqliteStore\n"
-            f"store = SqliteStore(Path({str(self.path)!r}), writer=True)\n"
+            "from uproar.config import load\n"
+            "from uproar.store import open_store\n"
+            f"store = open_store(load(environ={{}}, flags={self.flags!r}), writer=True)\n"
         )
 
 
-@pytest.fixture(params=["sqlite"])
+@pytest.fixture(scope="session")
+def shared_cassandra() -> Iterator[Node]:
+    """A node for all tests that do no harm to it."""
+    with any_node() as node:
+        yield node
+
+
+@pytest.fixture(scope="session")
+def shared_mortal_cassandra(shared_cassandra: Node) -> Iterator[Node]:
+    """A node that tests may kill and pause; all of them leave it serving."""
+    if shared_cassandra.server is not None:
+        yield shared_cassandra
+    else:
+        with own_node() as node:
+            yield node
+
+
+@pytest.fixture
+def cassandra(shared_cassandra: Node) -> Node:
+    """The shared node, its keyspace empty."""
+    shared_cassandra.empty()
+    return shared_cassandra
+
+
+@pytest.fixture
+def mortal_cassandra(shared_mortal_cassandra: Node) -> Node:
+    """A node to be killed, paused, restarted, its keyspace empty."""
+    shared_mortal_cassandra.empty()
+    return shared_mortal_cassandra
+
+
+@pytest.fixture(params=["sqlite", pytest.param("cassandra", marks=pytest.mark.stack)])
 def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[StoreOpener]:
     """Open stores of one adapter on an empty place."""
-    assert request.param == "sqlite"
-    opener = StoreOpener(tmp_path / "store.db")
+    if request.param == "sqlite":
+        opener = StoreOpener({"data": str(tmp_path)})
+    else:
+        node: Node = request.getfixturevalue("cassandra")
+        opener = StoreOpener(node.flags())
     yield opener
     for store in opener.opened:
         store.close()
@@ -141,7 +183,7 @@ def _running(role: Role) -> Iterator[Server]:
         server.remove()
 
 
-def _emptied(server: Server) -> Iterator[Server]:
+def _emptied(server: Any) -> Iterator[Any]:
     server.client().flushall()
     yield server
     server.close_opened()
@@ -159,16 +201,27 @@ def shared_state_server() -> Iterator[Server]:
     yield from _running("state")
 
 
+@pytest.fixture(scope="session")
+def shared_cluster() -> Iterator[ValkeyCluster]:
+    """A cluster of bus and state for all tests that do no harm to it."""
+    with running_cluster() as cluster:
+        yield cluster
+
+
 @pytest.fixture
 def log_server(shared_log_server: Server) -> Iterator[Server]:
     """The shared log server, empty."""
     yield from _emptied(shared_log_server)
 
 
-@pytest.fixture
-def state_server(shared_state_server: Server) -> Iterator[Server]:
-    """The shared server of bus and state, empty."""
-    yield from _emptied(shared_state_server)
+STATE_ENGINES = ["valkey", pytest.param("cluster", marks=pytest.mark.stack)]
+
+
+@pytest.fixture(params=STATE_ENGINES)
+def state_server(request: pytest.FixtureRequest) -> Iterator[Server | ValkeyCluster]:
+    """The shared server or cluster of bus and state, empty."""
+    shared = "shared_cluster" if request.param == "cluster" else "shared_state_server"
+    yield from _emptied(request.getfixturevalue(shared))
 
 
 @pytest.fixture
@@ -177,10 +230,21 @@ def mortal_log_server() -> Iterator[Server]:
     yield from _running("log")
 
 
+@pytest.fixture(params=STATE_ENGINES)
+def mortal_state_server(request: pytest.FixtureRequest) -> Iterator[Server | ValkeyCluster]:
+    """A server or a cluster of bus and state of the test's own."""
+    if request.param == "cluster":
+        with running_cluster() as cluster:
+            yield cluster
+    else:
+        yield from _running("state")
+
+
 @pytest.fixture
-def mortal_state_server() -> Iterator[Server]:
-    """A server of bus and state of the test's own."""
-    yield from _running("state")
+def mortal_cluster() -> Iterator[ValkeyCluster]:
+    """A cluster of the test's own."""
+    with running_cluster() as cluster:
+        yield cluster
 
 
 def open_log(server: Server) -> Log:
@@ -189,13 +253,13 @@ def open_log(server: Server) -> Log:
     return log
 
 
-def open_bus(server: Server) -> Bus:
+def open_bus(server: Server | ValkeyCluster) -> Bus:
     """One more bus on a server."""
-    bus: Bus = server.keep(ValkeyBus(server.config))
+    bus: Bus = server.keep(buses.open_bus(server.config))
     return bus
 
 
-def open_state(server: Server, **settings: Any) -> State:
+def open_state(server: Server | ValkeyCluster, **settings: Any) -> State:
     """One more state on a server."""
-    state: State = server.keep(ValkeyState(server.settings(**settings)))
+    state: State = server.keep(states.open_state(server.settings(**settings)))
     return state

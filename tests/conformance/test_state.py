@@ -6,6 +6,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import redis
 
 from tests.conformance.conftest import TIMEOUT_S, open_state
 from tests.system import wait_until
@@ -187,7 +188,7 @@ def test_the_minutes_of_presence(state):
 
 def test_presence_leaves_no_key_behind(state, state_server):
     state.add_present([Present("s", NOW, ["a"])])
-    (key,) = state_server.client().keys("stream:viewers:*")
+    (key,) = state_server.client().scan_iter("stream:viewers:*")
     assert 60 <= state_server.client().ttl(key) <= 180
 
 
@@ -263,6 +264,20 @@ def test_the_list_of_active_streams(state):
     assert state.active_streams(NOW)[0] == ActiveStream("busy", 2, 3, None, "")
     state.mark_active([f"s{number}" for number in range(1200)], NOW)
     assert len(state.active_streams(NOW)) == 1203
+
+
+def test_very_many_callers_share_some_connections(state_server):
+    """Each caller at a time used to have a connection of its own."""
+    state = open_state(state_server, state__timeout_s=20)
+    state.set_last(0, 7, "e")
+    with ThreadPoolExecutor(200) as pool:
+        assert set(pool.map(state.last, [0] * 2000)) == {(7, "e")}
+    client = state_server.client()
+    (node,) = [client] if not isinstance(client, redis.RedisCluster) else [
+        client.get_redis_connection(client.get_node_from_key("coordinator:0"))
+    ]  # fmt: skip
+    ours = [one for one in node.client_list() if one["cmd"] == "hmget"]
+    assert 1 <= len(ours) <= 32
 
 
 def calls(state):

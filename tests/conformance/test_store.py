@@ -486,6 +486,7 @@ def test_what_was_committed_survives_a_kill(open_store):
 
 
 def test_before_the_first_write_readers_are_told_so(open_store):
+    open_store.go_where_nothing_is()
     reader = open_store()
     with pytest.raises(StoreUnavailable, match="the archive makes it"):
         reader.newest("demo", 1)

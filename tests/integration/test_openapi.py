@@ -38,7 +38,7 @@ def served(system: System) -> set[tuple[str, str]]:
     config = SimpleNamespace(
         server=SimpleNamespace(origins=[]), auth=SimpleNamespace(guests_per_minute=1)
     )
-    api = Api(config, b"", *[None] * 5)  # type: ignore[arg-type]
+    api = Api(config, b"", *[None] * 6)  # type: ignore[arg-type]
     return {(verb, path) for verb, path, _ in api.routes}
 
 

@@ -3,15 +3,22 @@
 import json
 import math
 
+import msgspec
 import psutil
 import pytest
 from click.testing import CliRunner
 
+import benchmarks.__main__ as bench
 from benchmarks import host
+from benchmarks.crowd import Skip
 from benchmarks.load import Pace
 from benchmarks.report import (
     Report,
+    at_least,
+    at_most,
+    below,
     document,
+    exactly,
     limit_of,
     milliseconds,
     per,
@@ -19,6 +26,8 @@ from benchmarks.report import (
     table,
 )
 from benchmarks.served import Used
+from benchmarks.stage import Stretch, merged
+from benchmarks.syscalls import CALL, PERF, TOTAL
 from uproar.cli import main
 
 
@@ -118,3 +127,86 @@ def test_the_command_knows_its_benchmarks_and_refuses_others():
     refused = CliRunner().invoke(main, ["bench", "nonsense"])
     assert refused.exit_code == 2
     assert "nonsense" in refused.output
+
+
+def test_bars_are_met_or_missed_and_what_is_not_known_meets_none():
+    assert at_most("us", 1.25, 1.25).reached
+    assert not at_most("us", 1.2501, 1.25).reached
+    assert not below("ms", 60.0, 60.0).reached
+    assert below("ms", 59.9, 60.0).reached
+    assert at_least("frames", 90, 90).reached
+    assert exactly("lost", 0, 0).reached
+    assert not exactly("lost", 1, 0).reached
+    for made in (at_most, at_least, below, exactly):
+        assert not made("unknown", math.nan, 1.0).reached
+
+
+def test_the_table_says_of_each_bar_whether_it_was_reached():
+    run = msgspec.structs.replace(
+        report(), bars=[at_most("KB per viewer", 0.5, 0.7), below("p99 ms", 61.0, 60)]
+    )
+    text = table([run])
+    assert "reached  KB per viewer: 0.5  (bar ≤ 0.7)" in text
+    assert "MISSED   p99 ms: 61  (bar < 60)" in text
+    assert json.loads(document({}, [run]))["runs"][0]["bars"][1]["reached"] is False
+
+
+def test_one_that_is_skipped_or_fails_stops_no_other(tmp_path, monkeypatch):
+    def skipped(command):
+        raise Skip("a second core is needed")
+
+    def broken(command, *, seconds=1.0):
+        raise RuntimeError("no viewer came in")
+
+    measured = {"first": skipped, "second": broken, "third": lambda command: report(comments=7)}
+    monkeypatch.setattr(bench, "BENCHMARKS", measured)
+    found = CliRunner().invoke(bench.main, ["--out", str(tmp_path / "results"), "--seconds", "3"])
+    assert found.exit_code == 1
+    assert "bench first: skipped: a second core is needed" in found.output
+    assert "bench second: no viewer came in" in found.output
+    assert [file.name for file in (tmp_path / "results").iterdir()] == ["third.json"]
+    written = json.loads((tmp_path / "results" / "third.json").read_text())
+    assert written["runs"][0]["figures"] == {"comments": 7}
+
+
+def stretch(**more):
+    whole = {
+        "published": 10, "cpu_s": 0.1, "wall_s": 1.0, "frames": 50, "bytes": 500,
+        "comments": 20, "due": 20, "gaps": 0, "repeats": 0, "missing": 0, "buckets": [],
+        "late_s": 0.0,
+    }  # fmt: skip
+    return Stretch(**{**whole, **more})
+
+
+def test_a_stretch_is_whole_only_with_every_comment_once_and_in_order():
+    assert stretch().whole
+    for wrong in ({"comments": 19}, {"gaps": 1}, {"repeats": 1}, {"missing": 1}):
+        assert not stretch(**wrong).whole
+    both = merged([stretch(buckets=[(5, 1), (9, 2)]), stretch(buckets=[(5, 3)])])
+    assert both == [(5, 4), (9, 2)]
+
+
+STRACE = """\
+% time     seconds  usecs/call     calls    errors syscall
+------ ----------- ----------- --------- --------- ----------------
+ 68.10    0.101000          20      3845           sendto
+  8.10    0.002000          17       466        12 recvfrom
+  0.00    0.000000           0         2           write
+------ ----------- ----------- --------- --------- ----------------
+100.00    0.103000          23      4313        12 total
+"""
+
+
+def test_what_strace_counted_is_read():
+    total = TOTAL.search(STRACE)
+    assert total is not None
+    assert total[1] == "4313"
+    calls = {name: int(count) for count, name in CALL.findall(STRACE) if name != "total"}
+    assert calls == {"sendto": 3845, "recvfrom": 466, "write": 2}
+
+
+def test_what_perf_counted_is_read():
+    found = PERF.search("143,,raw_syscalls:sys_enter,2522000,100.00,,\n")
+    assert found is not None
+    assert found[1] == "143"
+    assert PERF.search("<not supported>,,raw_syscalls:sys_enter,0,100.00,,") is None

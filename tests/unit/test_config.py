@@ -59,6 +59,19 @@ def test_the_file_of_the_working_directory_is_read_where_there_is_one(file, monk
         ({"UPROAR_GATEWAY__BACKLOG_DEFAULT": "101"}, {}, r"gateway\.backlog_default: above"),
         ({}, {"server.port": 9, "server.admin_port": 9}, r"server\.admin_port: 9 is taken"),
         ({}, {"serve.port": 9}, r"serve: unknown setting"),
+        (
+            {"UPROAR_STORE__ENGINE": "oracle"},
+            {},
+            r'store\.engine: "oracle" is unknown; take sqlite',
+        ),
+        ({"UPROAR_STORE__CONSISTENCY": "one"}, {}, r'store\.consistency: "one" is unknown'),
+        ({"UPROAR_STORE__KEYSPACE": "a-b"}, {}, r"store\.keyspace: expected `str` matching"),
+        ({"UPROAR_STORE__HOSTS": "[]"}, {}, r"store\.hosts: expected `array` of length >= 1"),
+        ({"UPROAR_STORE__USER": "u"}, {}, r"store\.user: goes together with store\.password_file"),
+        ({"UPROAR_LOG__ENGINE": "file"}, {}, r'log\.engine: "file" is no engine; take "valkey" or'),
+        ({"UPROAR_LOG__ENGINE": "kafka"}, {}, r"log\.brokers: empty; name the brokers"),
+        ({"UPROAR_LOG__MIN_INSYNC": "4"}, {}, r"log\.min_insync: above log\.replicas"),
+        ({"UPROAR_LOG__TOPIC": "a b"}, {}, r"log\.topic: expected `str` matching"),
     ],
 )
 def test_a_bad_setting_is_named_with_its_path(file, environ, flags, said):
@@ -85,7 +98,8 @@ def test_a_bad_file_is_named(tmp_path, text, said):
 
 
 def test_words_of_the_environment_that_are_no_settings_are_left_alone():
-    assert load(environ=dict.fromkeys(ENV_RESERVED, "x")) == Config()
+    words = [*ENV_RESERVED, "UPROAR_TEST_KAFKA", "UPROAR_STACK_RUN"]
+    assert load(environ=dict.fromkeys(words, "x")) == Config()
 
 
 def test_what_is_dumped_loads_as_the_same(tmp_path):

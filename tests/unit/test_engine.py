@@ -34,6 +34,7 @@ from uproar.frames import Binary, Close, Message, Opcode, Ping, Pong, Text, enco
 
 FIRST = "Sec-WebSocket-Protocol: a.v1"
 SECOND = "Sec-WebSocket-Protocol: a.v2"
+SLACK_S = 0.02  # between two clocks
 
 
 @pytest.fixture(scope="module", params=ENGINES)
@@ -466,6 +467,22 @@ def test_each_message_by_itself(engine: Engine, framing: str) -> None:
             assert not client.frame.compressed
 
 
+def test_what_compressing_does_not_make_smaller_goes_as_it_is(engine: Engine) -> None:
+    client = Client(engine, "/x", EACH)
+    audience = engine.tell("audience", "text", "each")
+    engine.tell("join", client.sid, audience)
+    noise = "".join(map(chr, random.Random(1).choices(range(128), k=250)))
+    assert len(deflate.compress(noise.encode())) > 250
+    for text, worth in ((noise, False), (talk(1), True)):
+        engine.tell("broadcast", audience, text)
+        assert client.next() == Text(text)
+        assert client.frame.compressed is worth
+    prepared = engine.tell("prepare", audience, noise)
+    engine.tell("admit", [client.sid], audience, "hello", -1, prepared)
+    assert [client.next(), client.next()] == [Text("hello"), Text(noise)]
+    assert not client.frame.compressed
+
+
 def test_an_audience_without_compression_gets_none(engine: Engine) -> None:
     client = Client(engine, "/x", WINDOW)
     audience = engine.tell("audience", "text", "none")
@@ -526,20 +543,31 @@ def test_the_first_message_is_a_keyframe_for_all_and_the_next_refers_to_it(engin
         assert len(room.clients[0].frame.payload) < first / 2
 
 
-def test_a_joiner_waits_for_a_keyframe_which_comes_in_time(engine: Engine) -> None:
+def wait_for_a_keyframe(room: Room, on: list[Client], began: float, age_s: float) -> None:
+    """Say something until all are on the window: not before the last keyframe is so old, and then
+    at once. That keyframe was made since `began`, and before this is called."""
+    ended = time.monotonic()
+    while True:
+        said_at = time.monotonic()
+        got = room.say()
+        if not got:
+            assert time.monotonic() - began > age_s - SLACK_S, "a keyframe too early"
+            assert len({client.frame for client in room.clients}) == 1
+            return
+        assert got == on, "the window goes on for those on it, and not for who waits"
+        assert said_at - ended < age_s + SLACK_S, "no keyframe in time"
+        time.sleep(0.05)
+
+
+def test_some_who_wait_get_a_keyframe_in_time(engine: Engine) -> None:
     room = Room(engine, 2)
     old = room.clients[:]
+    began = time.monotonic()
     room.say()
-    keyframe_at = time.monotonic()
-    new = room.join()
-    while time.monotonic() < keyframe_at + KEYFRAME_S - 0.5:
-        assert room.say() == old, "the window goes on for those on it, and not for the new one"
-        assert new.frame.alone is not None
-        time.sleep(0.2)
-    while room.say():
-        assert time.monotonic() < keyframe_at + KEYFRAME_S + 1.0, "no keyframe in time"
-        time.sleep(0.05)
-    assert len({client.frame for client in room.clients}) == 1
+    new = [room.join() for _ in range(HURRY_MEMBERS - 1)]  # one more, and they need not wait
+    room.say()
+    assert all(client.frame.compressed and client.frame.alone is not None for client in new)
+    wait_for_a_keyframe(room, old, began, KEYFRAME_S)
     # Nobody waits: nothing is spent on keyframes.
     assert room.say() == room.clients
     assert len({client.frame for client in room.clients}) == 1
@@ -548,15 +576,11 @@ def test_a_joiner_waits_for_a_keyframe_which_comes_in_time(engine: Engine) -> No
 def test_many_who_wait_need_not_wait_long(engine: Engine) -> None:
     room = Room(engine, 3)
     old = room.clients[:]
+    began = time.monotonic()
     room.say()
-    keyframe_at = time.monotonic()
     for _ in range(HURRY_MEMBERS):
         room.join()
-    while time.monotonic() < keyframe_at + HURRY_S - 0.3:
-        assert room.say() == old
-    while room.say():
-        assert time.monotonic() < keyframe_at + HURRY_S + 1.0, "no keyframe in time"
-        time.sleep(0.02)
+    wait_for_a_keyframe(room, old, began, HURRY_S)
     assert room.say() == room.clients
 
 
@@ -807,13 +831,14 @@ class Walk:
                 self.read(client)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_everybody_reads_exactly_what_it_should(engine: Engine, seed: int) -> None:
     walk = Walk(engine, seed)
     began = time.monotonic()
-    while time.monotonic() - began < 3.0 or walk.overflows == 0:
+    # So long that keyframes come by the clock as well, and at least one overflows.
+    while time.monotonic() - began < 2.5 or walk.number < 300 or walk.overflows == 0:
         walk.step()
-        assert time.monotonic() - began < 30.0
+        assert time.monotonic() - began < 60.0
     while walk.slow is not None:
         walk.step()
     until = time.monotonic() + WAIT_S
@@ -822,7 +847,6 @@ def test_everybody_reads_exactly_what_it_should(engine: Engine, seed: int) -> No
             walk.read(client)
             assert time.monotonic() < until, "something did not come"
         assert walk.got[client] == expected
-    assert walk.number > 200
     referring = sum(client.referring for client in walk.expected)
     assert referring > 200, "most messages of a window refer to others"
 
@@ -863,14 +887,19 @@ def test_commands_are_counted_by_the_second(strict: Engine) -> None:
 
 
 def test_pings_and_pongs_count_and_a_flood_is_told_once(strict: Engine) -> None:
-    client = Client(strict)
-    a_second_begins(strict, client)
-    for _ in range(3):
-        client.send(Opcode.PING, b"1")
-        assert client.next() == Pong(b"1")
-    client.send(Opcode.PONG, b"unasked")  # the fifth
-    assert strict.hears_nothing_of(client.sid)
-    assert strict.tell("charge", client.sid) is False
+    for _ in range(5):
+        client = Client(strict)
+        a_second_begins(strict, client)
+        began = time.monotonic()
+        for _ in range(3):
+            client.send(Opcode.PING, b"1")
+            assert client.next() == Pong(b"1")
+        client.send(Opcode.PONG, b"unasked")  # the fifth
+        assert strict.hears_nothing_of(client.sid)
+        charged = strict.tell("charge", client.sid)
+        if time.monotonic() - began < 0.9:
+            break  # all of it was in one second
+    assert charged is False
     client.send(Opcode.PING, b"2")
     assert strict.event("Flooded", client.sid) == ["Flooded", client.sid]
     for _ in range(20):
@@ -935,13 +964,16 @@ def connecting(engine: Engine, count: int) -> list[float]:
 
 def test_held_off_nobody_is_accepted_and_afterwards_all_who_waited(engine: Engine) -> None:
     client = Client(engine)
+    held_at = time.monotonic()
     engine.tell("hold_off", 0.6)
     engine.tell("hold_off", 0.1)  # the longer one holds
     engine.tell("send", client.sid, "served all the same")
     assert client.next() == Text("served all the same")
+    began = time.monotonic()
     took = connecting(engine, 5)
-    assert 0.5 < min(took) <= max(took) < 3.0
-    assert max(connecting(engine, 2)) < 0.4
+    assert began + min(took) - held_at > 0.6 - SLACK_S
+    assert max(took) < 3.0
+    assert max(connecting(engine, 2)) < 2.0
 
 
 def test_so_many_are_accepted_a_second(kind: str) -> None:

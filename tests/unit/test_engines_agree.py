@@ -36,7 +36,7 @@ def engines() -> Iterator[tuple[Engine, Engine]]:
 class Outcome(NamedTuple):
     """What an engine made of one connection."""
 
-    status: int
+    status: int  # 0: no answer
     answer: dict[str, str]  # of a handshake; of a refusal its code
     said: list[Any]
     events: list[list[Any]]
@@ -148,6 +148,8 @@ def outcome(engine: Engine, pieces: list[bytes]) -> Outcome:
         pass  # it had said its last words before we had said ours
     finally:
         sock.close()
+    if not received:
+        return Outcome(0, {}, [], [])
     head, _, rest = received.partition(b"\r\n\r\n")
     lines = head.decode().split("\r\n")
     status = int(lines[0].split()[1])

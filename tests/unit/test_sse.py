@@ -69,9 +69,9 @@ def wish(query: str = "", **headers: str) -> Wish:
 
 
 def test_a_request_asks_for_what_a_handshake_does() -> None:
-    assert wish() == ("s", "json", None, None, None, 50, "all", "sse", False)
+    assert wish() == ("s", "json", None, None, None, 50, "all", "sse", "none")
     found = wish("epoch=e&offset=7&backlog=3&rate=5&access_token=t")
-    assert found == ("s", "json", "t", "e", 7, 3, "5", "sse", False)
+    assert found == ("s", "json", "t", "e", 7, 3, "5", "sse", "none")
     assert wish("access_token=t", authorization="Bearer u").token == "u"
 
 
@@ -111,9 +111,7 @@ class Mixed(Room):
         self.arrivals.feed = SimpleNamespace(live={"s": self.live})
 
     def join_events(self, query: str = "backlog=0") -> int:
-        sid = self.join(query=query)
-        self.sessions[sid].wish = self.sessions[sid].wish._replace(dialect="sse")
-        return sid
+        return self.join(query=query, dialect="sse")
 
     def told(self, sid: int) -> tuple[EventParser, list[Any]]:
         """What a viewer who reads everything has been told: its parser and the native events."""

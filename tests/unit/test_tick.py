@@ -30,7 +30,7 @@ class QueueEngine:
         self.queues[sid], self.read[sid] = [], []
 
     def audience(self, form):
-        assert form == ("text", "none")
+        assert form.compression == "none"
         self.audiences[len(self.audiences) + 1] = set()
         return len(self.audiences)
 
@@ -112,9 +112,10 @@ class Room:
         self.live = Live("s", keep_events=100_000, keep_ms=10**9)
         self.live.open("e", 0, [], [], [])
 
-    def join(self, *, role=None, query="backlog=0"):
+    def join(self, *, role=None, query="backlog=0", dialect="native"):
         sid = len(self.sessions) + 1
         wish = wish_of(Request("/stream/s", query, {}, "a", None), 50, 100)
+        wish = wish._replace(dialect=dialect)
         claims = Claims("u", "U", role) if role else None
         self.engine.open(sid)
         session = self.sessions[sid] = Session(sid, "g1-x-", wish, claims, self.live)

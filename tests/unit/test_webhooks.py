@@ -57,9 +57,9 @@ def test_an_outbox_keeps_order_until_it_is_told():
     first = outbox.batch(1.0)
     assert offsets(first) == list(range(1, BATCH + 1))
     assert outbox.batch(1.0) == first  # not taken yet
-    outbox.done(first[-1].offset)
+    outbox.done(first)
     assert offsets(outbox.batch(1.0)) == list(range(BATCH + 1, BATCH + 11))
-    assert (outbox.oldest, outbox.delivered, outbox.dropped) == (BATCH + 1, BATCH, 0)
+    assert (outbox.oldest, outbox.delivered, outbox.dropped) == ({0: BATCH + 1}, BATCH, 0)
 
 
 def test_a_full_outbox_drops_the_oldest_and_counts():
@@ -76,8 +76,8 @@ def test_what_was_dropped_while_it_was_sent_is_not_counted_as_delivered():
     sent = outbox.batch(0.0)
     outbox.add(note(2))
     outbox.add(note(3))
-    outbox.done(sent[-1].offset)
-    assert (outbox.delivered, outbox.dropped, outbox.oldest) == (0, 1, 2)
+    outbox.done(sent)
+    assert (outbox.delivered, outbox.dropped, outbox.oldest) == (0, 1, {0: 2})
 
 
 def test_the_back_off_doubles_with_jitter_up_to_its_bound():
@@ -90,7 +90,7 @@ def test_the_back_off_doubles_with_jitter_up_to_its_bound():
         assert outbox.batch(now + wait - 0.001) == []
         now += wait
         assert offsets(outbox.batch(now)) == [1]
-    outbox.done(1)
+    outbox.done(outbox.batch(now))
     assert 0.5 <= outbox.failed(now) <= 1.0  # a success lets it start anew
 
 
@@ -100,7 +100,7 @@ def test_an_event_is_given_up_after_its_time():
     outbox.add(note(2, since=100.0))
     assert offsets(outbox.batch(599.9)) == [1, 2]
     assert offsets(outbox.batch(600.0)) == [2]
-    assert (outbox.oldest, outbox.dropped) == (2, 1)
+    assert (outbox.oldest, outbox.dropped) == ({0: 2}, 1)
 
 
 # -- what is told ----------------------------------------------------------------------------------

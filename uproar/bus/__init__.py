@@ -4,12 +4,16 @@ Comes in: one payload per stream and poll. Goes out: the same bytes to every sub
 most once; what is lost shows as a broken chain and is filled from ring and store. Channels are
 `stream:{id}:comments:shard{k}`, and `gateway:{name}` for what is meant for one gateway.
 
-Adapter: `uproar.bus.valkey`.
+Adapters: `uproar.bus.valkey`, and `uproar.bus.cluster` for a Redis or Valkey Cluster; `open_bus`
+takes the one that `[state] engine` names.
 """
 
 from __future__ import annotations
 
+import zlib
 from typing import Protocol
+
+from uproar.config import Config
 
 
 class BusLost(Exception):
@@ -19,6 +23,11 @@ class BusLost(Exception):
 def channel(stream: str, shard: int) -> str:
     """Return the channel that carries a stream's batches to one shard of gateways."""
     return f"stream:{stream}:comments:shard{shard}"
+
+
+def shard_of(gateway: str, shards: int) -> int:
+    """Return the shard that a gateway listens on: the same after every restart."""
+    return zlib.crc32(gateway.encode()) % shards
 
 
 def control_channel(gateway: str) -> str:
@@ -53,3 +62,14 @@ class Bus(Protocol):
 
     def close(self) -> None:
         """Close the publishing connection."""
+
+
+def open_bus(config: Config) -> Bus:
+    """Return the bus that `[state] engine` names; it connects at the first call."""
+    if config.state.engine == "cluster":
+        from uproar.bus.cluster import ClusterBus
+
+        return ClusterBus(config)
+    from uproar.bus.valkey import ValkeyBus
+
+    return ValkeyBus(config)

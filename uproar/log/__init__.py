@@ -4,13 +4,16 @@ Comes in: batches of encoded records (`uproar.events`). Goes out: the same recor
 in order, to every consumer, as often as it asks. Offsets rise within a partition, are never reused
 and stay below 2**53. An append that returned survives `kill -9` of any one process.
 
-Adapters: `uproar.log.valkey` (embedded, one partition). Both adapters of a role pass the tests of
-`tests/conformance`.
+Adapters: `uproar.log.valkey` (embedded, one partition) and `uproar.log.kafka`, chosen by
+`open_log`. Both pass the tests of `tests/conformance`. Processes with gevent never open a log: they
+need `partition_of` only, and have the epochs from STATE.
 """
 
 from __future__ import annotations
 
 import hashlib
+import zlib
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
@@ -33,6 +36,10 @@ class LogFull(LogUnavailable):
     """The log is at its memory bound or its disk is full; nothing was appended."""
 
 
+class LogRefused(Exception):
+    """The log promises less than this system does; the message names the setting and the remedy."""
+
+
 class LogBatch(NamedTuple):
     """Consecutive records of one partition: `records[i]` stands at offset `first + i`.
 
@@ -50,10 +57,54 @@ def epoch_of(topic: str, partition: int, partitions: int) -> str:
     return hashlib.blake2b(f"{topic}/{partition}/{partitions}".encode(), digest_size=6).hexdigest()
 
 
+def partitions_of(config: Config) -> int:
+    """Return how many partitions a configuration's log has."""
+    return config.log.partitions if config.log.engine == "kafka" else 1
+
+
+def partition_of(stream: str, partitions: int) -> int:
+    """Return the partition of a stream: CRC-32 of its id, librdkafka's `consistent` partitioner."""
+    return zlib.crc32(stream.encode()) % partitions
+
+
+def open_log(config: Config) -> Log:
+    """Return a log of the configured engine; it connects when it is first used."""
+    if config.log.engine == "kafka":
+        # Not at the top: librdkafka has threads of its own and no place in a process with gevent.
+        from uproar.log.kafka import KafkaLog
+
+        return KafkaLog(config)
+    from uproar.log.valkey import ValkeyLog
+
+    return ValkeyLog(config)
+
+
+class Member(Protocol):
+    """A process's membership in a consumer group. Not thread-safe, but for `close`."""
+
+    def partitions(self) -> frozenset[int]:
+        """Return the partitions that are this process's own now."""
+
+    def close(self) -> None:
+        """End this incarnation; another with the same name takes over what it had."""
+
+
 class Log(Protocol):
-    """One topic. Calls block, with a deadline of the adapter's; LogUnavailable when it passes."""
+    """One topic. Calls block, with a deadline of the adapter's; LogUnavailable when it passes.
+
+    Thread-safe but for `read` and `read_any`, which are for one thread at a time.
+    """
 
     partitions: int
+
+    def prepare(self, *, appending: bool = False) -> None:
+        """Make the topic where it is missing; raises LogRefused where it promises too little.
+
+        With `appending` what a first append would have to wait for is begun.
+        """
+
+    def join(self, group: str, role: str) -> Member:
+        """Join a group: its partitions are shared out among the processes that did."""
 
     def epoch(self, partition: int) -> str:
         """Return the epoch of a partition (`epoch_of` the topic's identity)."""
@@ -66,6 +117,9 @@ class Log(Protocol):
 
     def read(self, partition: int, after: int, wait_s: float, limit: int) -> list[LogBatch]:
         """Return about `limit` records above offset `after`, waiting `wait_s` for the first."""
+
+    def read_any(self, after: Mapping[int, int], wait_s: float, limit: int) -> list[LogBatch]:
+        """The same for several partitions at once, each above its own offset."""
 
     def end(self, partition: int) -> tuple[int, int]:
         """Return (offset, ts) of the newest record, (0, 0) for an empty log."""

@@ -9,6 +9,7 @@ entry exists exactly where the counter says so; the server's AOF has both or non
 from __future__ import annotations
 
 import uuid
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -35,6 +36,16 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(list[bytes]).decode
 
 
+class SoleMember:
+    """The one member of every group: the role's file lock has shared out the partition."""
+
+    def partitions(self) -> frozenset[int]:
+        return frozenset((0,))
+
+    def close(self) -> None:
+        pass
+
+
 class ValkeyLog:
     """`uproar.log.Log` on the Valkey behind `config.socket("log")`."""
 
@@ -50,6 +61,12 @@ class ValkeyLog:
         self._commit = self._client.register_script(_COMMIT)
         self._aligned = 0  # a position known to be the end of an entry
         self._per_entry = 64  # records an entry held lately, so that a read is about its limit
+
+    def prepare(self, *, appending: bool = False) -> None:
+        """Do nothing: the supervisor starts the server as it must be."""
+
+    def join(self, group: str, role: str) -> SoleMember:
+        return SoleMember()
 
     def epoch(self, partition: int) -> str:
         with errors_as(LogUnavailable, "the log"):
@@ -99,6 +116,9 @@ class ValkeyLog:
             records = sum(len(batch.records) for batch in batches)
             self._per_entry = max(1, records // len(batches))
         return batches
+
+    def read_any(self, after: Mapping[int, int], wait_s: float, limit: int) -> list[LogBatch]:
+        return self.read(0, after[0], wait_s, limit)
 
     def _rest_of(self, after: int) -> list[LogBatch]:
         """The part above `after` of the entry that holds it: positions may lie inside a batch."""

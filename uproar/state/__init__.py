@@ -5,12 +5,15 @@ Losing all of it loses no comment: everything here is rebuilt from the log and t
 again by the gateways, who notice it by their leases. No call costs more in one command than 500
 members or 500 streams do.
 
-Adapter: `uproar.state.valkey`.
+Adapters: `uproar.state.valkey`, and `uproar.state.cluster` for a Redis or Valkey Cluster;
+`open_state` takes the one that `[state] engine` names.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple, Protocol
+
+from uproar.config import Config
 
 
 class StateLost(Exception):
@@ -115,7 +118,11 @@ class State(Protocol):
     # -- reactions --------------------------------------------------------------------------------
 
     def add_reactions(self, counts: dict[str, dict[str, int]]) -> None:
-        """Add to streams' totals: {stream: {kind: count}}."""
+        """Add to streams' totals: {stream: {kind: count}}.
+
+        Streams that were added to are taken out of `counts`: after StateLost it holds what may not
+        have been counted, and is to be said again.
+        """
 
     def reactions(self, streams: list[str]) -> list[dict[str, int]]:
         """Return the totals of each stream by kind, empty where there are none."""
@@ -150,3 +157,14 @@ class State(Protocol):
 
     def close(self) -> None:
         """Close the connections."""
+
+
+def open_state(config: Config) -> State:
+    """Return the state that `[state] engine` names; it connects at the first call."""
+    if config.state.engine == "cluster":
+        from uproar.state.cluster import ClusterState
+
+        return ClusterState(config)
+    from uproar.state.valkey import ValkeyState
+
+    return ValkeyState(config)

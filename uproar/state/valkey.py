@@ -1,4 +1,7 @@
-"""The embedded state, on the second Valkey: rings, leases, presence, reactions, registry.
+"""State on Valkey: rings, leases, presence, reactions, registry; on one server or on a cluster.
+
+Every command touches one key, so that a cluster runs them all: `uproar.state.cluster` changes only
+what runs them.
 
 | key | type | holds |
 |---|---|---|
@@ -23,7 +26,7 @@ import redis
 
 from uproar.config import Config
 from uproar.state import ActiveStream, Present, RingEntry, RingWrite, Seat, StateLost
-from uproar.valkey_client import connect, errors_as
+from uproar.valkey_client import Command, OneServer, Server, sentence
 
 AT_ONCE: Final = 500  # commands of one pipeline, and members of one command
 MINUTE_S: Final = 60
@@ -51,84 +54,73 @@ T = TypeVar("T")
 
 
 class ValkeyState:
-    """`uproar.state.State` on the Valkey behind `config.socket("state")`."""
+    """`uproar.state.State` on the Valkey behind `config.socket("state")`, or on another server."""
 
-    def __init__(self, config: Config) -> None:
-        self._client = connect(config.socket("state"), config.state.timeout_s)
+    def __init__(self, config: Config, server: Server | None = None) -> None:
+        self._server = server or OneServer(config.socket("state"), config.state.timeout_s)
         self._ring_ms = int(config.state.ring_s * 1000)
         self._lease_ms = int(config.state.gateway_lease_s * 1000)
         self._interest_ms = int(config.state.interest_lease_s * 1000)
 
     def write_rings(self, writes: list[RingWrite], now: float) -> list[list[int]]:
-        with errors_as(StateLost, "the state server"):
-            pipe = self._client.pipeline(transaction=False)
-            for write in writes:
-                ring = f"stream:{write.stream}:ring"
-                pipe.xadd(
-                    ring,
-                    {"b": write.payload},
-                    id=f"{write.last}-0",
-                    minid=f"{write.trim_to + 1}-0",
-                    approximate=False,
-                )
-                pipe.pexpire(ring, self._ring_ms)
-            for write in writes:
-                pipe.hgetall(f"stream:{write.stream}:interest")
-            answers = pipe.execute(raise_on_error=False)
+        rings: list[Command] = []
+        for stream, last, payload, trim_to in writes:
+            ring = f"stream:{stream}:ring"
+            rings.append(
+                ("XADD", ring, "MINID", f"{trim_to + 1}-0", f"{last}-0", "b", payload)
+            )  # fmt: skip
+            rings.append(("PEXPIRE", ring, self._ring_ms))
+        interests: list[Command] = [
+            ("HGETALL", f"stream:{write.stream}:interest") for write in writes
+        ]
+        answers = self._server.run(rings, interests)
         for answer in answers:
             # An older id than the ring's newest: another holder was here, its batch stands.
             if isinstance(answer, Exception) and not (
                 isinstance(answer, redis.ResponseError) and "equal or smaller" in str(answer)
             ):
-                raise StateLost(f"the state server refused: {answer}") from answer
-        return [_live(leases, now) for leases in answers[2 * len(writes) :]]
+                raise _lost(answer)
+        return [_live(_pairs(leases), now) for leases in answers[len(rings) :]]
 
     def ring(self, stream: str, after: int) -> list[RingEntry]:
-        with errors_as(StateLost, "the state server"):
-            entries: Any = self._client.xrange(f"stream:{stream}:ring", f"{after + 1}-0", "+")
-        return [RingEntry(int(at.split(b"-")[0]), fields[b"b"]) for at, fields in entries]
+        (entries,) = self._run([("XRANGE", f"stream:{stream}:ring", f"{after + 1}-0", "+")])
+        return [RingEntry(int(at.split(b"-")[0]), fields[1]) for at, fields in entries]
 
     def interests(self, streams: list[str], now: float) -> list[list[int]]:
         keys = [f"stream:{stream}:interest" for stream in streams]
         return [_live(leases, now) for leases in self._hashes(keys)]
 
     def add_interest(self, streams: list[str], shard: int, until: float) -> list[str]:
-        with errors_as(StateLost, "the state server"):
-            pipe = self._client.pipeline(transaction=False)
-            for stream in streams:
-                key = f"stream:{stream}:interest"
-                pipe.hset(key, str(shard), str(until))
-                pipe.pexpire(key, 2 * self._interest_ms)
-            answers = pipe.execute()
+        commands: list[Command] = []
+        for stream in streams:
+            key = f"stream:{stream}:interest"
+            commands.append(("HSET", key, shard, until))
+            commands.append(("PEXPIRE", key, 2 * self._interest_ms))
+        answers = self._run(commands)
         return [stream for stream, added in zip(streams, answers[::2], strict=True) if added]
 
     def set_last(self, partition: int, offset: int, epoch: str) -> None:
-        with errors_as(StateLost, "the state server"):
-            self._client.hset(f"coordinator:{partition}", mapping={"last": offset, "epoch": epoch})
+        self._run([("HSET", f"coordinator:{partition}", "last", offset, "epoch", epoch)])
 
     def last(self, partition: int) -> tuple[int, str] | None:
-        with errors_as(StateLost, "the state server"):
-            found: Any = self._client.hmget(f"coordinator:{partition}", ["last", "epoch"])
-        last, epoch = found
+        ((last, epoch),) = self._run([("HMGET", f"coordinator:{partition}", "last", "epoch")])
         return (int(last), epoch.decode()) if last is not None and epoch is not None else None
 
     def lease_gateway(self, name: str, incarnation: str, connections: dict[str, int]) -> bool:
-        with errors_as(StateLost, "the state server"):
-            pipe = self._client.pipeline(transaction=False)
-            pipe.set(f"gateway:{name}", incarnation, px=self._lease_ms, get=True)
-            for stream, count in connections.items():
-                key = f"stream:{stream}:connections"
-                if count:
-                    pipe.hset(key, name, f"{incarnation} {count}")
-                    pipe.expire(key, 3600)
-                else:
-                    pipe.hdel(key, name)
-            held: Any = pipe.execute()[0]
+        lease = f"gateway:{name}"
+        commands: list[Command] = [("SET", lease, incarnation, "PX", self._lease_ms, "GET")]
+        for stream, count in connections.items():
+            key = f"stream:{stream}:connections"
+            if count:
+                commands.append(("HSET", key, name, f"{incarnation} {count}"))
+                commands.append(("EXPIRE", key, 3600))
+            else:
+                commands.append(("HDEL", key, name))
+        held = self._run(commands)[0]
         return bool(held == incarnation.encode())
 
     def end_lease(self, name: str, incarnation: str) -> None:
-        with errors_as(StateLost, "the state server"):
-            self._client.eval(_END_LEASE, 1, f"gateway:{name}", incarnation)
+        self._run([("EVAL", _END_LEASE, 1, f"gateway:{name}", incarnation)])
 
     def connections(self, streams: list[str]) -> list[int]:
         keys = [f"stream:{stream}:connections" for stream in streams]
@@ -144,79 +136,81 @@ class ValkeyState:
     # -- presence ---------------------------------------------------------------------------------
 
     def add_present(self, present: list[Present]) -> None:
-        with errors_as(StateLost, "the state server"):
-            pipe = self._client.pipeline(transaction=False)
-            for stream, now, members in present:
-                key = _viewers_key(stream, int(now) // MINUTE_S)
-                for part in _parts(members):
-                    pipe.pfadd(key, *part)
-                pipe.expire(key, VIEWERS_KEEP_S)
-            pipe.execute()
+        commands: list[Command] = []
+        for stream, now, members in present:
+            key = _viewers_key(stream, int(now) // MINUTE_S)
+            commands += [("PFADD", key, *part) for part in _parts(members)]
+            commands.append(("EXPIRE", key, VIEWERS_KEEP_S))
+        self._run(commands)
 
     def viewers(self, streams: list[str], now: float) -> list[int]:
         minute = int(now) // MINUTE_S
-        counts: list[int] = []
-        with errors_as(StateLost, "the state server"):
-            for part in _parts(streams):
-                pipe = self._client.pipeline(transaction=False)
-                for stream in part:
-                    # Not one PFCOUNT of both: that is their union, which holds twice as many who
-                    # have left, and a cluster keeps the two keys in different slots.
-                    pipe.pfcount(_viewers_key(stream, minute))
-                    pipe.pfcount(_viewers_key(stream, minute - 1))
-                found: Any = pipe.execute()
-                counts += map(max, found[::2], found[1::2])
-        return counts
+        # Not one PFCOUNT of both minutes: that is their union, which holds twice as many who have
+        # left, and a cluster keeps the two keys in different slots.
+        commands: list[Command] = [
+            ("PFCOUNT", _viewers_key(stream, when))
+            for stream in streams
+            for when in (minute, minute - 1)
+        ]
+        found = self._run(commands)
+        return list(map(max, found[::2], found[1::2]))
 
     # -- reactions --------------------------------------------------------------------------------
 
     def add_reactions(self, counts: dict[str, dict[str, int]]) -> None:
-        # One pipeline: a part of it that is said again by the caller would count twice.
-        with errors_as(StateLost, "the state server"):
-            pipe = self._client.pipeline(transaction=False)
-            for stream, kinds in counts.items():
+        lost: Exception | None = None
+        for streams in _parts(list(counts)):
+            commands: list[Command] = []
+            for stream in streams:
                 key = f"reactions:stream:{stream}"
-                for kind, count in kinds.items():
-                    pipe.hincrby(key, kind, count)
-                pipe.expire(key, REACTIONS_KEEP_S)
-            pipe.execute()
+                commands += [("HINCRBY", key, *pair) for pair in counts[stream].items()]
+                commands.append(("EXPIRE", key, REACTIONS_KEEP_S))
+            answers = iter(self._server.run(commands))
+            for stream in streams:
+                its = [next(answers) for _ in range(len(counts[stream]) + 1)]
+                wrong = next((answer for answer in its if isinstance(answer, Exception)), None)
+                if wrong is None:
+                    del counts[stream]
+                lost = wrong or lost
+        if lost is not None:
+            raise _lost(lost)
 
     def reactions(self, streams: list[str]) -> list[dict[str, int]]:
         found = self._hashes([f"reactions:stream:{stream}" for stream in streams])
         return [{kind.decode(): int(total) for kind, total in kinds.items()} for kinds in found]
 
     def raise_reactions(self, totals: dict[str, dict[str, int]]) -> None:
-        with errors_as(StateLost, "the state server"):
-            for part in _parts(list(totals.items())):
-                pipe = self._client.pipeline(transaction=False)
-                for stream, kinds in part:
-                    flat = [str(item) for pair in kinds.items() for item in pair]
-                    pipe.eval(_RAISE, 1, f"reactions:stream:{stream}", *flat, str(REACTIONS_KEEP_S))
-                pipe.execute()
+        commands: list[Command] = []
+        for stream, kinds in totals.items():
+            flat = [item for pair in kinds.items() for item in pair]
+            key = f"reactions:stream:{stream}"
+            commands.append(("EVAL", _RAISE, 1, key, *flat, REACTIONS_KEEP_S))
+        self._run(commands)
 
     # -- the registry -----------------------------------------------------------------------------
 
     def seat(self, added: list[Seat], removed: list[Seat]) -> None:
-        with errors_as(StateLost, "the state server"):
-            for part in _parts(added):
-                pipe = self._client.pipeline(transaction=False)
-                for user, session, gateway, incarnation, stream in part:
-                    pipe.hset(f"conn:user:{user}", session, f"{gateway} {incarnation} {stream}")
-                    pipe.expire(f"conn:user:{user}", SEAT_KEEP_S)
-                pipe.execute()
-            for part in _parts(removed):
-                pipe = self._client.pipeline(transaction=False)
-                for seat in part:
-                    pipe.hdel(f"conn:user:{seat.user}", seat.session)
-                pipe.execute()
+        commands: list[Command] = []
+        for user, session, gateway, incarnation, stream in added:
+            key = f"conn:user:{user}"
+            commands.append(("HSET", key, session, f"{gateway} {incarnation} {stream}"))
+            commands.append(("EXPIRE", key, SEAT_KEEP_S))
+        commands += [("HDEL", f"conn:user:{seat.user}", seat.session) for seat in removed]
+        self._run(commands)
 
     def seats(self, user: str) -> list[Seat]:
         key = f"conn:user:{user}"
+        found: dict[bytes, bytes] = {}
+        cursor = b"0"
+        while True:
+            ((cursor, fields),) = self._run([("HSCAN", key, cursor, "COUNT", AT_ONCE)])
+            found |= _pairs(fields)
+            if cursor == b"0":
+                break
         seats = []
-        with errors_as(StateLost, "the state server"):
-            for session, value in self._client.hscan_iter(key, count=AT_ONCE):
-                gateway, incarnation, stream = value.decode().split(" ")
-                seats.append(Seat(user, session.decode(), gateway, incarnation, stream))
+        for session, value in found.items():
+            gateway, incarnation, stream = value.decode().split(" ")
+            seats.append(Seat(user, session.decode(), gateway, incarnation, stream))
         leases = self._leases({seat.gateway.encode() for seat in seats})
         live = [
             seat for seat in seats if leases[seat.gateway.encode()] == seat.incarnation.encode()
@@ -228,32 +222,29 @@ class ValkeyState:
     # -- active streams ---------------------------------------------------------------------------
 
     def mark_active(self, streams: list[str], now: float) -> None:
-        with errors_as(StateLost, "the state server"):
-            for part in _parts(streams):
-                pipe = self._client.pipeline(transaction=False)
-                pipe.zadd("streams:active", dict.fromkeys(part, now), gt=True)
-                pipe.zremrangebyscore("streams:active", "-inf", now - ACTIVE_S)
-                for stream in part:
-                    pipe.expire(f"stream:{stream}", DESCRIBED_KEEP_S)
-                pipe.execute()
+        commands: list[Command] = []
+        for part in _parts(streams):
+            scored = [item for stream in part for item in (now, stream)]
+            commands.append(("ZADD", "streams:active", "GT", *scored))
+            commands += [("EXPIRE", f"stream:{stream}", DESCRIBED_KEEP_S) for stream in part]
+        if commands:
+            commands.append(("ZREMRANGEBYSCORE", "streams:active", "-inf", now - ACTIVE_S))
+        self._run(commands)
 
     def active(self, now: float) -> list[str]:
-        with errors_as(StateLost, "the state server"):
-            found: Any = self._client.zrangebyscore("streams:active", now - ACTIVE_S, "+inf")
+        (found,) = self._run([("ZRANGEBYSCORE", "streams:active", now - ACTIVE_S, "+inf")])
         return sorted(stream.decode() for stream in found)
 
     def describe_streams(self, described: dict[str, tuple[str, int] | None]) -> None:
-        with errors_as(StateLost, "the state server"):
-            for part in _parts(list(described.items())):
-                pipe = self._client.pipeline(transaction=False)
-                for stream, about in part:
-                    key = f"stream:{stream}"
-                    if about is None:
-                        pipe.delete(key)
-                    else:
-                        pipe.hset(key, mapping={"title": about[0], "started_at": about[1]})
-                        pipe.expire(key, DESCRIBED_KEEP_S)
-                pipe.execute()
+        commands: list[Command] = []
+        for stream, about in described.items():
+            key = f"stream:{stream}"
+            if about is None:
+                commands.append(("DEL", key))
+            else:
+                commands.append(("HSET", key, "title", about[0], "started_at", about[1]))
+                commands.append(("EXPIRE", key, DESCRIBED_KEEP_S))
+        self._run(commands)
 
     def active_streams(self, now: float) -> list[ActiveStream]:
         streams = self.active(now)
@@ -273,32 +264,39 @@ class ValkeyState:
         ]  # fmt: skip
         return sorted(found, key=lambda one: (-one.viewers, -one.connections, one.stream))
 
-    # -- the connection ---------------------------------------------------------------------------
+    # -- the server -------------------------------------------------------------------------------
 
     def _hashes(self, keys: list[str]) -> list[dict[bytes, bytes]]:
         """Return small hashes, whole."""
-        found: list[dict[bytes, bytes]] = []
-        with errors_as(StateLost, "the state server"):
-            for part in _parts(keys):
-                pipe = self._client.pipeline(transaction=False)
-                for key in part:
-                    pipe.hgetall(key)
-                found += pipe.execute()
-        return found
+        return [_pairs(flat) for flat in self._run([("HGETALL", key) for key in keys])]
 
     def _leases(self, gateways: set[bytes]) -> dict[bytes, bytes | None]:
         """Return the incarnation that holds each gateway's lease."""
         names = sorted(gateways)
-        with errors_as(StateLost, "the state server"):
-            held: Any = self._client.mget([b"gateway:" + name for name in names]) if names else []
+        held = self._run([("GET", b"gateway:" + name) for name in names])
         return dict(zip(names, held, strict=True))
 
+    def _run(self, commands: list[Command]) -> list[Any]:
+        """Return the answers, asked for in pipelines of bounded length; raises StateLost."""
+        answers: list[Any] = []
+        for part in _parts(commands):
+            for answer in self._server.run(part):
+                if isinstance(answer, Exception):
+                    raise _lost(answer)
+                answers.append(answer)
+        return answers
+
     def ping(self) -> None:
-        with errors_as(StateLost, "the state server"):
-            self._client.ping()
+        self._run([("PING",)])
 
     def close(self) -> None:
-        self._client.close()
+        self._server.close()
+
+
+def _lost(error: Exception) -> StateLost:
+    lost = StateLost(sentence(error, "the state server"))
+    lost.__cause__ = error
+    return lost
 
 
 def _viewers_key(stream: str, minute: int) -> str:
@@ -307,6 +305,10 @@ def _viewers_key(stream: str, minute: int) -> str:
 
 def _parts(items: Sequence[T]) -> Iterator[Sequence[T]]:
     return (items[at : at + AT_ONCE] for at in range(0, len(items), AT_ONCE))
+
+
+def _pairs(flat: list[bytes]) -> dict[bytes, bytes]:
+    return dict(zip(flat[::2], flat[1::2], strict=True))
 
 
 def _live(leases: dict[bytes, bytes], now: float) -> list[int]:

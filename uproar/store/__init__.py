@@ -5,13 +5,16 @@ transaction. Goes out: pages of comments with deletions applied, and raw events 
 Rows sort by (era, offset); the era is a rising integer that the store gives each new epoch, so that
 history survives a move to another log.
 
-Adapter: `uproar.store.sqlite`.
+Adapters: `uproar.store.sqlite` and `uproar.store.cassandra`; `open_store` takes the configured one.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
+from msgspec.structs import replace
+
+from uproar.config import Config
 from uproar.events import Event
 
 
@@ -55,6 +58,14 @@ class Place(NamedTuple):
     offset: int
 
 
+class Epoch(NamedTuple):
+    """A log that was archived, and up to where."""
+
+    era: int
+    epoch: str
+    position: int
+
+
 class Bucket(NamedTuple):
     """What happened in a stream from `ts` (unix ms) on, for one step of time."""
 
@@ -65,7 +76,13 @@ class Bucket(NamedTuple):
 
 
 class Store(Protocol):
-    """Calls block. One archive writes; any number of processes read."""
+    """Calls wait for their answer. One archive of each epoch writes; any number of processes read.
+
+    `blocks` says whether waiting holds up the thread. Under gevent such a call belongs on a thread
+    of the pool; one that does not block belongs in a greenlet of the main hub, never on a thread.
+    """
+
+    blocks: bool
 
     def open_epoch(self, epoch: str) -> int:
         """Return the era of an epoch, a new one (the highest) for an epoch not seen before."""
@@ -73,9 +90,18 @@ class Store(Protocol):
     def position(self, epoch: str) -> int:
         """Return the last offset archived of an epoch, 0 for none."""
 
+    def epochs(self) -> list[Epoch]:
+        """Return all epochs with their positions, in the order of their eras."""
+
+    def streams(self) -> list[str]:
+        """Return the names of all streams with history, sorted."""
+
     def write(self, era: int, events: list[tuple[str, Event]], position: int) -> None:
         """Write (stream, event) in log order and the position, all or nothing, idempotently.
 
+        When it returns, a killed process, and in a cluster a killed node, loses none of it. Readers
+        see the batch whole or not at all: what a failed write left behind shows only once a repeat
+        has brought it to its end. A repeat must say the same at the same offsets, as a log does.
         Writing a comment again never touches its deletion. A position at or below the stored one
         changes nothing.
         """
@@ -147,3 +173,21 @@ class Store(Protocol):
 
     def close(self) -> None:
         """Close the connections."""
+
+
+def open_store(config: Config, *, writer: bool = False, timeout_s: float | None = None) -> Store:
+    """Return the configured store; it connects at its first call. Only the archive writes.
+
+    `timeout_s` is for who can't wait as long as `store.timeout_s`; a local file needs neither.
+    """
+    if config.store.engine == "cassandra":
+        # Here, because the driver takes 0.2 s to import and picks its reactor while it does.
+        from uproar.store.cassandra import CassandraStore
+
+        settings = config.store
+        if timeout_s is not None:
+            settings = replace(settings, timeout_s=min(timeout_s, settings.timeout_s))
+        return CassandraStore(settings, writer=writer)
+    from uproar.store.sqlite import SqliteStore
+
+    return SqliteStore(config.data_dir / "store.db", writer=writer)

@@ -21,18 +21,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-import msgspec
-
 from uproar.events import DATA_OF, STANDING_TYPES, Event
 from uproar.store import (
     ANYBODY,
     Bucket,
+    Epoch,
     Place,
     Reader,
     StoredComment,
     StoredEvent,
     StoreUnavailable,
 )
+from uproar.store.encoding import decode, encode
 
 BUSY_S: Final = 2.0  # waiting for a lock: readers need one only while a killed writer's WAL heals
 READ_S: Final = 5.0  # one read; a page costs 0.1 ms, counting a million comments 0.2 s
@@ -198,9 +198,6 @@ _PUT_CLEAR: Final = """UPDATE streams SET cleared_era = ?1, cleared_offset = ?2
 _PUT_BUCKET: Final = """INSERT INTO buckets VALUES (?,?,?,?,?) ON CONFLICT DO UPDATE
     SET first_ts = min(first_ts, excluded.first_ts), last_ts = max(last_ts, excluded.last_ts)"""
 
-_encode = msgspec.msgpack.Encoder().encode
-_decoders = {name: msgspec.msgpack.Decoder(shape) for name, shape in DATA_OF.items()}
-
 
 class SqliteStore:
     """The store as one file. Safe to call from several threads; every call is one transaction.
@@ -208,6 +205,8 @@ class SqliteStore:
     The archive opens it with `writer=True` and makes the file. Before that, and with a file of
     another schema version, readers get StoreUnavailable: an empty history would be a guess.
     """
+
+    blocks = True
 
     def __init__(self, path: Path, *, writer: bool = False) -> None:
         self._path = path
@@ -240,6 +239,18 @@ class SqliteStore:
         """Return the last offset archived of an epoch, 0 for none."""
         rows = self._read("SELECT position FROM epochs WHERE epoch = :epoch", {"epoch": epoch})
         return self._int(rows[0]) if rows else 0
+
+    def epochs(self) -> list[Epoch]:
+        """Return all epochs with their positions, in the order of their eras."""
+        if self._may_write:
+            with self._writing():
+                pass  # makes the file where there is none
+        rows = self._read("SELECT era, epoch, position FROM epochs ORDER BY era", {})
+        return [Epoch(*row) for row in rows]
+
+    def streams(self) -> list[str]:
+        """Return the names of all streams with history, sorted."""
+        return [name for (name,) in self._read("SELECT name FROM streams ORDER BY name", {})]
 
     def write(self, era: int, events: list[tuple[str, Event]], position: int) -> None:
         """Write (stream, event) in log order and the position, all or nothing, idempotently.
@@ -378,17 +389,7 @@ class SqliteStore:
     def _event(
         self, offset: int, type_: str, ts: int, actor: str, mask: int, visibility: int, data: bytes
     ) -> Event:
-        decoder = _decoders.get(type_)
-        if decoder is None:
-            raise StoreUnavailable(
-                f"{self._path}: {type_} at offset {offset} comes from a later version; upgrade"
-            )
-        try:
-            return Event(offset, type_, ts, actor, mask, visibility, decoder.decode(data))
-        except (msgspec.DecodeError, UnicodeDecodeError, TypeError) as error:
-            raise StoreUnavailable(
-                f"{self._path}: {type_} at offset {offset} is damaged: {error}"
-            ) from error
+        return decode(self._path, offset, type_, ts, actor, mask, visibility, data)
 
     def _read(self, sql: str, values: dict[str, Any]) -> list[tuple[Any, ...]]:
         """Run one SELECT on a connection of its own; it ends after READ_S."""
@@ -449,7 +450,7 @@ class SqliteStore:
         known = self._stream_ids
         for name, (offset, type_, ts, actor, mask, visibility, data) in events:
             stream = known.get(name) or self._stream_id(db, name)
-            blob = _encode(data)
+            blob = encode(data)
             if type_ in ("COMMENT", "COMMENT_APPROVED"):
                 comments.append(
                     (stream, era, offset, data.id, data.user.id, ts, actor, mask,

@@ -13,7 +13,7 @@ unshadow_ban wipes the slate.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final, NamedTuple
 
 from uproar.events import Sanction
@@ -99,6 +99,11 @@ class Reputation:
                 past.strikes[comment_id] = at
             elif sanction.action in ("timeout", "shadow_ban"):
                 past.sanctions[at] = sanction.until or at
+
+    def forget(self, streams: Collection[str]) -> None:
+        """Know nothing of some streams' people."""
+        for key in [key for key in self._people if key[0] in streams]:
+            del self._people[key]
 
     def _past(self, stream: str, user: str) -> _Past:
         key = stream, user

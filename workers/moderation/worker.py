@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 
 from uproar import events, status
 from uproar.config import Config
-from uproar.consumer import Consumer, Counted
+from uproar.consumer import Counted, Share
 from uproar.events import (
     Comment,
     CommentDeleted,
@@ -31,11 +31,9 @@ from uproar.events import (
 )
 from uproar.ipc import Answer, IngestLink
 from uproar.lag import Lag
-from uproar.log import LogUnavailable
-from uproar.log.valkey import ValkeyLog
+from uproar.log import Log, open_log
 from uproar.logs import event
-from uproar.store import StoreUnavailable
-from uproar.store.sqlite import SqliteStore
+from uproar.store import Store, StoreUnavailable, open_store
 from workers.admission import is_by_service
 from workers.ingest import address_of
 from workers.moderation.figures import Figures
@@ -48,7 +46,6 @@ from workers.process import Process
 logger = logging.getLogger(__name__)
 
 GROUP: Final = "moderation"
-PARTITION: Final = 0
 POLL_RECORDS: Final = 1024
 ACTS: Final = 3  # that one comment leads to at most: deletion, strike, sanction
 COMMIT_EVERY_S: Final = 0.5
@@ -95,40 +92,48 @@ def acts(stream: str, comment: Comment, decision: Decision, visibility: int) -> 
 class Past:
     """What happened before the position: the log's last minutes first, the store when asked.
 
-    `since` (unix ms) divides them: what is older is the store's, the rest is read from the log, so
-    nothing counts twice.
+    `since` (unix ms, by partition) divides them: what is older is the store's, the rest is read
+    from the log, so nothing counts twice.
     """
 
-    def __init__(self, store: SqliteStore, moderator: Moderator) -> None:
+    def __init__(self, store: Store, moderator: Moderator) -> None:
         self._store = store
         self._moderator = moderator
-        self._known: set[str] = set()
+        self._known: dict[str, int] = {}  # stream: partition
         self._retry_at = 0.0
-        self.since = 0
+        self._since: dict[int, int] = {}
 
-    def read_log(self, log: ValkeyLog, position: int, keep_ms: int) -> None:
+    def read_log(self, log: Log, partition: int, position: int, keep_ms: int) -> None:
         """Take in TERMS and SANCTION of the log's last `keep_ms`, and of what is not archived yet.
 
         Raises LogUnavailable.
         """
         try:
-            archived = min(position, self._store.position(log.epoch(PARTITION)))
+            archived = min(position, self._store.position(log.epoch(partition)))
         except StoreUnavailable:  # not made yet: nothing is older than the log
             archived = position
-        newest = log.ts_at(PARTITION, position)
-        self.since = min(newest - keep_ms, log.ts_at(PARTITION, archived))
-        at = log.before_ts(PARTITION, self.since)
+        newest = log.ts_at(partition, position)
+        since = min(newest - keep_ms, log.ts_at(partition, archived))
+        self._since[partition] = since
+        at = log.before_ts(partition, since)
         while at < position:
-            batches = log.read(PARTITION, at, 0.0, POLL_RECORDS * 8)
+            batches = log.read(partition, at, 0.0, POLL_RECORDS * 8)
             if not batches:
                 return
             for batch in batches:
                 for offset, raw in enumerate(batch.records, batch.first):
                     if offset <= position:
-                        self._take(offset, raw)
+                        self._take(offset, raw, since)
             at = batches[-1].last
 
-    def of(self, stream: str) -> None:
+    def forget(self, partition: int) -> None:
+        """Know nothing of a partition's streams: while another worker has it, things happen."""
+        gone = {stream for stream, number in self._known.items() if number == partition}
+        for stream in gone:
+            del self._known[stream]
+        self._moderator.reputation.forget(gone)
+
+    def of(self, stream: str, partition: int) -> None:
         """See to it that a stream's older past is known, as far as the store answers."""
         if stream in self._known or time.monotonic() < self._retry_at:
             return
@@ -139,14 +144,14 @@ class Past:
             self._retry_at = time.monotonic() + STORE_RETRY_S
             return
         for found in standing:
-            if found.ts < self.since:
+            if found.ts < self._since[partition]:
                 learn(self._moderator, stream, found, "")
-        self._known.add(stream)
+        self._known[stream] = partition
 
-    def _take(self, offset: int, raw: bytes) -> None:
+    def _take(self, offset: int, raw: bytes, since: int) -> None:
         try:
             record = decode_record(raw)
-            if record.type in PAST_TYPES and record.ts >= self.since:
+            if record.type in PAST_TYPES and record.ts >= since:
                 learn(self._moderator, record.stream, to_event(offset, record), record.nonce)
         except PoisonedRecord:
             pass  # counted when it was first read
@@ -166,54 +171,48 @@ class Worker:
     def __init__(self, process: Process) -> None:
         config: Config = process.config
         self.stop = process.stop
-        self.log = ValkeyLog(config)
-        self.consumer = Consumer(self.log, GROUP, PARTITION)
+        self.log = open_log(config)
+        self.share = Share(self.log, GROUP, self.begin, lambda gone: self.past.forget(gone))
         self.link = IngestLink(
             address_of(config.ingest.address, str(config.socket("ingest"))),
             deadline_s=config.ingest.ack_deadline_s,
             pending=POLL_RECORDS * ACTS,
         )
-        self.store = SqliteStore(config.data_dir / "store.db")
+        self.store = open_store(config)
         self.moderator = Moderator(config.moderation)
         self.past = Past(self.store, self.moderator)
         self.keep_ms = int(config.moderation.strikes_s * 1000)
         self.files = files_of(config)
         self.terms_error = ""
         self.terms_retry_at = 0.0
-        self.lag = Lag(self.log, GROUP, lambda: {PARTITION: self.consumer.position}, self.stop)
+        self.lag = Lag(self.log, GROUP, self.share.positions, self.stop)
         self.figures = Figures(self.lag)
-        self.figures.metrics.read(
-            "uproar_drops_total", lambda: {"poisoned": self.consumer.poisoned}
-        )
+        self.figures.metrics.read("uproar_drops_total", lambda: {"poisoned": self.share.poisoned})
         self._todo: list[Act] = []
         self._decided: list[tuple[str, str, int]] = []
 
-    def start(self) -> None:
-        """Take up where the log says, with the past known again."""
-        while not self.stop.is_set():
-            try:
-                position = self.log.position(GROUP, PARTITION)
-                self.past.read_log(self.log, position, self.keep_ms)
-                self.consumer.start(position, self.stop)
-                return
-            except LogUnavailable:
-                self.stop.wait(0.05)
+    def begin(self, partition: int) -> int:
+        """Return where the log says that this group stands, with the past known again."""
+        position = self.log.position(GROUP, partition)
+        self.past.read_log(self.log, partition, position, self.keep_ms)
+        return position
 
     def run(self) -> None:
         """Moderate until stopped."""
         self.link.start()
-        committed, commit_at = self.consumer.position, 0.0
+        committed, commit_at = self.share.position, 0.0
         while not self.stop.is_set():
-            poll = self.consumer.poll(0.25, POLL_RECORDS, self.stop)
+            polls = self.share.poll(0.25, POLL_RECORDS, self.stop)
             self._load_terms()  # after the wait: what is decided now is decided by today's file
-            for counted in poll.records:
-                self._see(counted)
+            for poll in polls:
+                for counted in poll.records:
+                    self._see(counted, poll.partition)
             self._submit()
             now = time.monotonic()
             self.figures.terms = len(self.moderator.lists.installation)
-            if self.consumer.position > committed and now >= commit_at:
-                if self.consumer.commit():
-                    committed = self.consumer.position
+            if self.share.position != committed and now >= commit_at:
+                if self.share.commit():
+                    committed = self.share.position
                 commit_at = now + COMMIT_EVERY_S
         self.link.close()
         self.store.close()
@@ -232,7 +231,7 @@ class Worker:
             self.terms_error = str(error)
             self.terms_retry_at = time.monotonic() + TERMS_RETRY_S
 
-    def _see(self, counted: Counted) -> None:
+    def _see(self, counted: Counted, partition: int) -> None:
         """Learn from an event, or decide on a comment and queue what follows."""
         record = counted.record
         if record.type not in PAST_TYPES and record.type != "COMMENT":
@@ -240,14 +239,14 @@ class Worker:
         try:
             found = to_event(counted.offset, record)
         except PoisonedRecord as error:
-            self.consumer.set_aside(counted, error)
+            self.share.set_aside(partition, counted, error)
             return
         if record.type in PAST_TYPES:
             learn(self.moderator, record.stream, found, record.nonce)
             return
         if record.visibility == Visibility.HELD:
             return  # not published; it waits for a person
-        self.past.of(record.stream)
+        self.past.of(record.stream, partition)
         comment: Comment = found.data
         decision = self.moderator.decide(
             record.stream, comment, record.ts, vouched=is_by_service(record)
@@ -298,14 +297,15 @@ def work(process: Process) -> None:
             "name": "moderation",
             "pid": os.getpid(),
             "ready": True,
-            "reason": worker.terms_error,
+            "reason": worker.terms_error or worker.share.reason,
             "metrics": worker.figures.text(),
         },
     )
-    worker.start()
+    worker.share.start(process.stop)
     if not process.stop.is_set():
         worker.lag.start()
         process.ready()
         worker.run()
-        worker.consumer.commit()
+        worker.share.commit()
+    worker.share.close()
     closer.close()

@@ -1,0 +1,3 @@
+from collections.abc import Sequence
+
+def run(sockets: Sequence[int], data: bytes, rate: float, rounds: int) -> dict[str, int]: ...
