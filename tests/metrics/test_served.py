@@ -143,6 +143,12 @@ def test_the_documented_table_is_the_catalogue():
     assert documented.strip() == table().strip(), "write it anew: python -m uproar.metrics"
 
 
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.stem)
+def test_pages_name_no_metric_that_is_not_served(page):
+    names = set(re.findall(r"`(uproar_[a-z_]+[a-z])\b(?!\*)", page.read_text("utf-8")))
+    assert names - {"uproar_valkey"} <= set(CATALOGUE)
+
+
 def test_the_dashboard_knows_no_metric_that_is_not_served():
     names = {name for expr in EXPRESSIONS for name in re.findall(r"\b\w+(?=\{)", expr)}
     assert {re.sub(r"_bucket$", "", name) for name in names} <= set(CATALOGUE)
