@@ -6,13 +6,17 @@ look found unread and is unread still goes on growing older, also while the log 
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Final
 
 from uproar.log import Log, LogUnavailable
+from uproar.logs import event
 from uproar.metrics import Metrics
+
+logger = logging.getLogger(__name__)
 
 LOOK_S: Final = 1.0
 
@@ -53,11 +57,15 @@ class Lag:
     def look(self, now_s: float) -> None:
         """Ask the log; raises LogUnavailable."""
         records, unread = 0, {}
-        for partition, position in self.positions().items():
-            end, _ = self.log.end(partition)
-            if end > position:
-                records += end - position
-                unread[partition] = position + 1, self.log.ts_at(partition, position + 1)
+        positions = self.positions()
+        for partition, end in self.log.ends(positions).items():
+            oldest = positions[partition] + 1
+            if end >= oldest:
+                records += end - oldest + 1
+                known, ts = self._unread.get(partition, (0, 0))
+                if known != oldest:
+                    ts = self.log.ts_at(partition, oldest)
+                unread[partition] = oldest, ts
         self.records, self._unread, self._looked_s = records, unread, now_s
 
     def tell(self, metrics: Metrics) -> None:
@@ -73,3 +81,6 @@ class Lag:
                 self.look(time.time())
             except LogUnavailable:
                 continue
+            except Exception:
+                # A thread that ends here would leave a lag of 0 for ever.
+                event(logger, "lag_failed", level=logging.ERROR, exc_info=True)

@@ -16,11 +16,10 @@ class Records:
         self.partitions = [list(stamps) for stamps in partitions]
         self.away = False
 
-    def end(self, partition):
+    def ends(self, partitions):
         if self.away:
             raise LogUnavailable("away")
-        stamps = self.partitions[partition]
-        return len(stamps), stamps[-1] if stamps else 0
+        return {partition: len(self.partitions[partition]) for partition in partitions}
 
     def ts_at(self, partition, offset):
         return self.partitions[partition][offset - 1]
