@@ -68,13 +68,13 @@ def measure(command: str, *, seconds: float = SECONDS, rate: float = RATE) -> Re
         }
         whole = 0.0
         for role, spent in used.by_role.items():
-            if role == "generator" or not spent:
+            if role == "generator":
                 continue
             scrapes_s = scrape.get(role, 0.0) * used.wall_s / SCRAPE_S
             looks_s = look_s * used.wall_s / LOOK_S if role in CONSUMERS else 0.0
             added = counting.get(role, 0.0) + scrapes_s + looks_s
             whole += added
-            if added:
+            if added and role != "admin":  # which has nothing else to do
                 figures[f"{role}: %"] = 100 * per(added, spent)
         figures["scrape: system CPU ms"] = sum(scrape.values()) * 1000
         share = 100 * per(whole, used.system_s)
