@@ -121,6 +121,42 @@ def test_comments_are_counted_at_every_hop(system, scraped):
     assert counts == dict.fromkeys(("logged", "published", "sent", "all"), known)
 
 
+def total(text: str, name: str, **labels: str) -> float:
+    """The sum over all processes."""
+    return sum(
+        sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == name and labels.items() <= sample.labels.items()
+    )
+
+
+def test_cuts_leaves_and_resumes_are_told_apart(system):
+    """One viewer is cut and resumes, one comes back with a foreign epoch, one leaves properly."""
+
+    def counts() -> list[float]:
+        text = scrape(system)
+        ended, resumed = "uproar_gateway_closed_total", "uproar_gateway_resumes_total"
+        return [
+            *(total(text, ended, reason=reason) for reason in ("lost", "normal")),
+            *(total(text, resumed, recovered=word) for word in ("true", "false")),
+        ]
+
+    with Swarm(seed=5) as swarm:
+        cut = swarm.add(system.stream("ends"), backlog=0)
+        leaves = swarm.add(system.stream("ends"), backlog=0, codec="msgpack")
+        assert swarm.run(lambda: cut.live and leaves.live, 20)
+        before = counts()
+        session = cut.session
+        cut.cut()
+        swarm.add(system.stream("ends"), backlog=0, epoch="0a1b2c3d4e5f", offset=1)
+        leaves.leave()
+        assert swarm.run(lambda: cut.live and cut.session != session, 20)
+        assert swarm.run(
+            lambda: [a - b for a, b in zip(counts(), before, strict=True)] == [1, 1, 1, 1], 10
+        ), (before, counts())
+
+
 def test_no_label_grows_with_streams_or_users(system, scraped):
     for number in range(20):
         body = {"text": "hi", "nonce": "n"}
