@@ -113,6 +113,7 @@ struct up_reactor {
     int epoll, spare; /* spare: a descriptor to give up when there are no more */
     int listener;
     uint8_t listening, check_origin;
+    uint8_t more; /* a socket of this pass has more than was read */
     uint64_t listen_at;    /* ms: not before */
     double accept_tokens;
     uint64_t accept_ms;

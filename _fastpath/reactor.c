@@ -538,7 +538,8 @@ static void hear_no_more(up_reactor *r, const conn *c, uint32_t slot) {
 }
 
 static void readable(up_reactor *r, conn *c, uint32_t slot) {
-    ssize_t n = recv(c->fd, r->scratch, c->flags & DEFLATE ? DEFLATED_BYTES : READ_BYTES, MSG_DONTWAIT);
+    size_t most = c->flags & DEFLATE ? DEFLATED_BYTES : READ_BYTES;
+    ssize_t n = recv(c->fd, r->scratch, most, MSG_DONTWAIT);
     if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR)) return;
     if (n <= 0) {
         if (c->state == OPEN || c->state == RAW) conn_gone(r, c, slot, 1006);
@@ -548,6 +549,7 @@ static void readable(up_reactor *r, conn *c, uint32_t slot) {
         return;
     }
     r->counters.bytes_received += (uint64_t)n;
+    if ((size_t)n == most) r->more = 1;
     c->seen = r->tick;
     c->flags &= (uint16_t)~ASKED;
     switch (c->state) {
@@ -572,6 +574,7 @@ int up_reactor_poll(up_reactor *r) {
     int count = epoll_wait(r->epoll, events, EVENTS_PER_PASS, 0);
     if (count < 0) return errno == EINTR ? 0 : -1;
     r->now_ms = clock_ms();
+    r->more = 0;
     for (int at = 0; at < count; at++) {
         if (events[at].data.u64 == LISTENER) {
             accept_some(r);
@@ -584,7 +587,7 @@ int up_reactor_poll(up_reactor *r) {
         if (events[at].events & (EPOLLIN | EPOLLHUP | EPOLLERR) && c->gen == gen && c->state != FREE)
             readable(r, c, slot);
     }
-    return count;
+    return r->more ? EVENTS_PER_PASS : count;
 }
 
 /* ---- timers ------------------------------------------------------------------------------------- */

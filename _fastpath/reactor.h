@@ -91,7 +91,8 @@ void up_reactor_hold_off(up_reactor *r, double seconds); /* accept nobody for a 
 void up_reactor_handed(up_reactor *r, int by); /* how many more sockets the HTTP server has */
 const up_counters *up_reactor_counters(const up_reactor *r);
 
-/* One pass over what is ready now; never waits. Returns how many sockets were looked at, -1 with errno. */
+/* One pass over what is ready now; never waits. Returns how many sockets were looked at, as many as one pass may
+ * take where one of them has more to be read, -1 with errno. */
 int up_reactor_poll(up_reactor *r);
 /* Send the handshakes that nobody has added anything to since they were told of. */
 void up_reactor_flush(up_reactor *r);

@@ -39,6 +39,7 @@ from uproar.store import StoreUnavailable, open_store
 logger = logging.getLogger(__name__)
 
 STORE_THREADS = 4
+EXPIRE_S = 1.0  # between two looks at tokens that have expired
 POOL_S = 8.0  # for a thread and its answer: the store gives up a read after 5 s
 LINK_PENDING = 10_000
 
@@ -159,7 +160,7 @@ class Gateway:
 
     def _expire(self) -> None:
         while True:
-            gevent.sleep(0.5)
+            gevent.sleep(EXPIRE_S)
             self.viewers.expire(time.time())
 
     def run_until_stopped(self) -> None:

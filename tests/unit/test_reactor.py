@@ -1,4 +1,4 @@
-"""The compiled reactor by itself, one pass at a time: what a running engine is too quick to show."""
+"""The compiled reactor by itself, a pass at a time: what a running engine is too quick to show."""
 
 from __future__ import annotations
 
