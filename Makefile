@@ -8,10 +8,10 @@ STAMP  := $(VENV)/.installed
 INPUTS := requirements.txt pyproject.toml setup.py $(wildcard $(addprefix _fastpath/*.,pyx pxd c h))
 ARGS   ?=
 PYTEST := $(BIN)/python -m pytest
-SUITES := unit conformance integration browser chaos
+SUITES := unit conformance integration metrics browser chaos
 
 .DEFAULT_GOAL := help
-.PHONY: conformance fuzz schemathesis screenshot help setup packages serve test $(addprefix test-,$(SUITES)) chromium lint fmt bench wheel models clean clean-data stack-up stack-down test-stack java
+.PHONY: conformance fuzz schemathesis screenshot help setup packages serve test $(addprefix test-,$(SUITES)) chromium lint fmt bench wheel models clean clean-data stack-up stack-down test-stack java prometheus
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-24s %s\n", $$1, $$2}'
@@ -88,6 +88,22 @@ test-browser: $(STAMP) chromium  ## the page in a real Chromium
 
 test-chaos: $(STAMP)  ## processes killed while comments are played
 	$(call run-suite,chaos)
+
+test-metrics: $(STAMP) prometheus  ## metrics, alerts and dashboard, before a real Prometheus
+	$(call run-suite,metrics)
+
+# Unpacked, not installed: Debian's package would start a server of its own.
+prometheus:
+	@if command -v prometheus >/dev/null && command -v promtool >/dev/null; then exit 0; fi; \
+	if [ -x build/prometheus/usr/bin/prometheus ]; then exit 0; fi; \
+	mkdir -p build/prometheus; cd build/prometheus; \
+	get() { apt-get download -qq prometheus 2>/dev/null; }; \
+	if command -v apt-get >/dev/null && { get || { apt-get update -qq && get; }; } \
+	  && dpkg -x prometheus_*.deb . ; then \
+	  rm -f prometheus_*.deb; echo "unpacked: prometheus (for the tests of metrics and alerts)"; \
+	else \
+	  echo "missing: prometheus and promtool; their tests are skipped: sudo apt-get install prometheus" >&2; \
+	fi
 
 # --- the servers of a scaled-out system, on loopback: `python -m deploy.stack --help` ---
 

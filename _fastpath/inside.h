@@ -92,6 +92,7 @@ typedef struct {
     up_window *window; /* made with the first message, while there are fewer than WINDOWS_MAX */
     uint64_t key_ms;   /* of the last keyframe */
     int64_t position;  /* -1: not said */
+    uint64_t sent;     /* bytes of broadcasts that members took */
 } audience;
 
 typedef struct {

@@ -109,6 +109,7 @@ void up_reactor_feed(up_reactor *r, uint64_t sid, const uint8_t *first, size_t n
 uint64_t up_audience_new(up_reactor *r, int framing, int compression); /* 0: no memory */
 void up_audience_free(up_reactor *r, uint64_t audience);
 uint32_t up_audience_members(const up_reactor *r, uint64_t audience);
+uint64_t up_audience_sent(const up_reactor *r, uint64_t audience); /* bytes that members took of broadcasts */
 uint32_t up_audience_on_window(const up_reactor *r, uint64_t audience);
 uint32_t up_audience_sids(const up_reactor *r, uint64_t audience, uint64_t *out, uint32_t room);
 void up_audience_stands(up_reactor *r, uint64_t audience, int64_t position);

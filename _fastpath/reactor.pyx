@@ -242,6 +242,10 @@ cdef class Reactor:
         """Return how many sessions an audience has."""
         return up_audience_members(self._r, audience)
 
+    def sent_to(self, uint64_t audience) -> int:
+        """Return how many bytes its members took from `broadcast`."""
+        return up_audience_sent(self._r, audience)
+
     def on_window(self, uint64_t audience) -> int:
         """Return how many of them read its shared window."""
         return up_audience_on_window(self._r, audience)

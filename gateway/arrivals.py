@@ -138,6 +138,7 @@ class Arrivals:
             self.end(session, codes.TOO_SLOW, "you did not take what you were sent in time")
             return
         session.lags_from = position
+        self.ticker.figures.overflows += 1
         if session.audience is not None:
             self.engine.leave(sid, self.ticker.audiences.number(session.audience))
             session.audience = None
@@ -180,6 +181,8 @@ class Arrivals:
         elif wish.backlog:
             seen = _seen(session, live.newest())[-wish.backlog :]
             objects += historical(seen, moderator=moderator)
+        if wish.offset is not None:
+            self.ticker.figures.resumed(resumed is not None)
         session.joining = False
         session.wish = wish.kept()
         greeting = self.ticker.encoded(session, objects, live.sent)
@@ -310,6 +313,8 @@ class Arrivals:
         else:
             # Positions only rise: the controls of the gap, the GAP, what came after it.
             gap = {"type": "GAP", "from": offset, "to": gap_to, "reason": "too_slow"}
+            kept = self.config.gateway.backlog_default
+            self.ticker.figures.folded += max(0, visible.comments - kept)
             folded = [found for found in events if found.offset <= gap_to]
             newest = [found for found in events if found.offset > gap_to]
             objects = [

@@ -20,6 +20,7 @@ from gevent.event import Event as Flag
 from gateway.audiences import AudienceKey, Audiences, sees
 from gateway.dialects import native, sse
 from gateway.engine import Engine
+from gateway.figures import Figures
 from gateway.live import Live
 from gateway.session import Session
 from uproar import codes
@@ -84,7 +85,7 @@ class Ticker:
         self.length_s = tick_s  # what the tick has stretched to
         self.ticks = 0
         self.events_encoded = 0
-        self.overloads = 0  # ticks that took longer than the longest tick
+        self.figures = Figures()
         self._now = now
         self._flag = Flag()
         self._lives: dict[str, Live] = {}
@@ -129,9 +130,9 @@ class Ticker:
             self.length_s = min(STRETCH_MAX_S, max(self.tick_s, 2 * took))
             if took > STRETCH_MAX_S:
                 # Nobody else is let in until there is time for those who are here.
-                self.overloads += 1
                 self.length_s = took
                 self.engine.hold_off(2 * took)
+            self.figures.ticked(took, self.length_s, self.tick_s, STRETCH_MAX_S)
 
     def tick(self) -> None:
         """Send everything that waits now."""
@@ -167,6 +168,8 @@ class Ticker:
                 if self.engine.members(number):
                     self._audience(payloads, key, number, events, before, authors)
             self.events_encoded += payloads.events_encoded
+            if audiences:
+                self.figures.went(events)
             for found in events:
                 if found.type == "SANCTION":
                     self.sanctioned(live.stream, found.data)

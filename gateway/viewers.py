@@ -219,6 +219,7 @@ class Viewers:
             self.crowd[session.wish.stream] += 1
 
     def _closed(self, what: Closed) -> None:
+        self.ticker.figures.closed[what.code] += 1
         session = self.sessions.pop(what.sid, None)
         if session is not None:
             stream = session.wish.stream

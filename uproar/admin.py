@@ -26,7 +26,9 @@ from typing import Any, Final
 import uproar
 from uproar import exposition, leftovers, logs, status
 from uproar.config import Config, ConfigError, load
+from uproar.exposition import Origin
 from uproar.logs import event
+from uproar.valkey_info import Servers
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +50,7 @@ class Machine:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._readers = ThreadPoolExecutor(THREADS, thread_name_prefix="status")
+        self._valkeys = Servers(config)
 
     def statuses(self, names: list[str]) -> dict[str, dict[str, Any] | None]:
         """Return each process's document, None for one that gave none within 2 s; in parallel."""
@@ -70,25 +73,28 @@ class Machine:
         return reasons
 
     def metrics(self) -> str:
-        """Return every process's metrics and what the supervisor knows of the processes."""
+        """Return every process's metrics, and what is known of the processes and the Valkeys."""
         webhooks = ["webhooks"] if self._config.webhooks.targets else []
-        found = self.statuses([*gateway_names(self._config), *WORKERS, *webhooks])
-        texts = [(name, str(doc.get("metrics") or "")) for name, doc in found.items() if doc]
-        running = leftovers.read(self._config.run_dir / "pids.json")
+        gateways = gateway_names(self._config)
+        servers = self._readers.submit(self._valkeys.text)
+        found = self.statuses([*gateways, *WORKERS, *webhooks])
+        origins = {
+            name: Origin(name, "gateway" if name in gateways else name.rstrip("0123456789"))
+            for name in found
+        }
+        texts = [
+            (origins[name], str(doc.get("metrics") or "")) for name, doc in found.items() if doc
+        ]
+        texts.append((Origin("admin", "admin"), servers.result()))
+        restarts = [
+            (Origin(str(item.get("name")), str(item.get("role"))), float(item.get("restarts", 0)))
+            for item in leftovers.read(self._config.run_dir / "pids.json")
+        ]
+        answers = [(origins[name], 1.0 if doc else 0.0) for name, doc in found.items()]
         return (
             exposition.merge(texts)
-            + exposition.sample(
-                "uproar_process_answers",
-                "gauge",
-                "Whether a process told its status when it was asked.",
-                [(name, 1.0 if doc else 0.0) for name, doc in found.items()],
-            )
-            + exposition.sample(
-                "uproar_process_restarts_total",
-                "counter",
-                "Deaths of a process since its supervisor started.",
-                [(str(item.get("name")), float(item.get("restarts", 0))) for item in running],
-            )
+            + exposition.each("uproar_process_answers", answers)
+            + exposition.each("uproar_process_restarts_total", restarts)
         )
 
 

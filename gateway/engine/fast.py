@@ -63,6 +63,7 @@ class FastEngine:
         )
         self.audience_of = reactor.audience_of
         self.members = reactor.members
+        self.sent_to = reactor.sent_to
         self.sids = reactor.sids
         self.forget = reactor.forget
         self.join = reactor.join

@@ -49,6 +49,9 @@ class QueueEngine:
         assert position >= self.stood.get(audience, 0), "positions only rise"
         self.stood[audience] = position
 
+    def sent_to(self, audience):
+        return 0
+
     def members(self, audience):
         return len(self.audiences.get(audience, ()))
 
