@@ -58,15 +58,15 @@ def system() -> Iterator[System]:
         backend.shutdown()
 
 
-def play(system: System, seconds: float) -> None:
-    """Comments into a stream, before viewers of every kind."""
+def play(system: System, stream: str, seconds: float) -> None:
+    """Comments into a stream of its own, before viewers of every kind."""
     with Swarm(seed=3) as swarm:
         viewers = [
-            swarm.add(system.stream("played"), codec=codec, deflate=deflate, backlog=0)
+            swarm.add(system.stream(stream), codec=codec, deflate=deflate, backlog=0)
             for codec in ("json", "msgpack")
             for deflate in (False, True)
         ]
-        sender = Sender(swarm, system.stream("played"), system.tokens["service"], 50)
+        sender = Sender(swarm, system.stream(stream), system.tokens["service"], 50)
         everybody = [sender.member, *viewers]
         assert swarm.run(lambda: all(one.live for one in everybody), 20)
         end = time.monotonic() + seconds
@@ -104,7 +104,7 @@ def hops(text: str) -> dict[str, float]:
 @pytest.fixture(scope="module")
 def scraped(system: System) -> str:
     """The metrics after some comments, when the last one has gone all the way."""
-    play(system, 1.0)
+    play(system, "played", 1.0)
 
     def arrived() -> str:
         text = scrape(system)
@@ -179,7 +179,7 @@ def test_no_label_grows_with_streams_or_users(system):
         lines = scrape(system).splitlines()
         return {line.rpartition(" ")[0] for line in lines if not line.startswith("#")}
 
-    play(system, 0.5)  # so that every kind of audience is there
+    play(system, "again", 0.5)  # so that every kind of audience is there
     before = series()
     for number in range(20):
         body = {"text": "hi", "nonce": "n"}
@@ -222,7 +222,7 @@ def prometheus(system: System, tmp_path_factory: pytest.TempPathFactory) -> Iter
     directory: Path = tmp_path_factory.mktemp("prometheus")
     with Prometheus(system.info["admin"], directory) as running:
         wait_until(lambda: running.query('up{job="uproar"} == 1'), 30, "the first scrape")
-        play(system, PLAY_S)
+        play(system, "watched", PLAY_S)
         yield running
 
 
