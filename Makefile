@@ -172,7 +172,7 @@ schemathesis: $(STAMP)  ## property tests of the REST API, by hand
 	SCHEMATHESIS=$(CURDIR)/build/schemathesis/bin/schemathesis $(PYTEST) tests/integration/test_openapi.py
 
 screenshot: $(STAMP) chromium  ## docs/screenshot-room.png anew, from a running demo
-	$(BIN)/python -m tests.browser.screenshot
+	$(BIN)/python -m tests.browser.screenshot docs/screenshot-room.png
 
 # A wheel goes to other machines, so it has in it nothing of this processor and needs no library that
 # may be missing there; UPROAR_NATIVE=1 makes one for machines like this.
