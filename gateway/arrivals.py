@@ -117,6 +117,8 @@ class Arrivals:
         waiting = self._waiting.get(stream)
         if waiting is not None:
             waiting.discard(sid)
+            if not waiting:
+                del self._waiting[stream]
 
     def bring_up(self, live: Live) -> None:
         """Bring those who wait to exactly `live.sent`, and into their audience."""
@@ -147,7 +149,11 @@ class Arrivals:
         session = self.sessions.get(sid)
         if session is None:
             return
-        if session.lags_from is not None:
+        if session.joining:
+            if session.lags_from is not None:
+                session.lags_from = None
+                self.enter(session)
+        elif session.lags_from is not None:
             self._wait(session)
         elif session.outgoing:
             self.ticker.private_again(session)
@@ -180,14 +186,15 @@ class Arrivals:
         elif wish.backlog:
             seen = _seen(session, live.newest())[-wish.backlog :]
             objects += historical(seen, moderator=moderator)
-        session.joining = False
-        session.wish = wish.kept()
         greeting = self.ticker.encoded(session, objects, live.sent)
         if self.engine.admit([session.sid], number, greeting, -1, backlog):
-            session.lags_from = live.sent
-        else:
-            session.audience = key
-            self._settle(session)
+            session.lags_from = live.sent  # its greeting, too, waits until its queue has drained
+            return
+        session.joining = False
+        if wish.offset is not None:
+            session.wish = wish.kept()  # else it is kept already, one object for many sessions
+        session.audience = key
+        self._settle(session)
 
     def _backlog(self, live: Live, key: AudienceKey, number: int, most: int) -> Any:
         """Return the newest comments as an audience sees them, as the engine sends them."""

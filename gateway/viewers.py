@@ -7,9 +7,9 @@ summoned as a `Session` when something happens to it alone, and dismissed when t
 from __future__ import annotations
 
 import logging
+import math
 import secrets
 import time
-from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, Final
@@ -43,7 +43,6 @@ from uproar.logs import event
 
 logger = logging.getLogger(__name__)
 
-EXPIRY_STEP_S: Final = 4  # sessions whose tokens expire within so many seconds are kept together
 WISHES: Final = 10_000  # different ones that are remembered, so that sessions share them
 
 
@@ -86,7 +85,7 @@ class Viewers:
         )
         self.arrivals.summon, self.arrivals.dismiss = self.summon, self.dismiss
         self._wishes: dict[Wish, Wish] = {}
-        self._expiries: dict[int, array[int]] = {}  # unix s // EXPIRY_STEP_S → sids
+        self._next_expiry = math.inf  # unix s: no token here expires before it
         self._per_minute: dict[str, int] = {
             role: getattr(config.limits.per_minute, role)
             for role in ("viewer", "vip", "moderator", "broadcaster", "service")
@@ -147,7 +146,7 @@ class Viewers:
         return found
 
     def _identified(self, session: Session, claims: Claims) -> None:
-        """Find a session again by its user, and when its token expires."""
+        """Know whose session it is: to find it by its user, and to end it with its token."""
         stream, sid = session.wish.stream, session.sid
         users = self._users.setdefault(stream, {})
         known = users.get(claims.sub)
@@ -158,8 +157,7 @@ class Viewers:
         else:
             users[claims.sub] = [known, session]
         if claims.expires is not None:
-            step = claims.expires // EXPIRY_STEP_S
-            self._expiries.setdefault(step, array("Q")).append(sid)
+            self._next_expiry = min(self._next_expiry, claims.expires)
         if claims.role == "service":
             self._serving[stream] += 1
             self.engine.exempt(sid)
@@ -181,13 +179,16 @@ class Viewers:
             return
         full = self.arrivals.admit(what.sids, wish, live, self.prefix)
         # Who has gone meanwhile is in no audience, and will be told of as one of nobody's.
-        sids = [sid for sid in what.sids if self.engine.audience_of(sid)] + full
+        joined = [sid for sid in what.sids if self.engine.audience_of(sid)]
+        sids = joined + full
+        if not sids:
+            self._empty(wish.stream)
+            return
         self._present[wish.stream] += len(sids)
-        self.crowd[wish.stream] += len(sids) - len(full)
+        self.crowd[wish.stream] += len(joined)
         self.crowd_joined(wish.stream, [name_of(self.prefix, sid) for sid in sids])
         for sid in full:
             session = self.sessions[sid] = Session(sid, self.prefix, wish, None, live)
-            session.joining = False
             session.lags_from = live.sent
 
     def summon(self, sid: int) -> Session | None:
@@ -232,13 +233,18 @@ class Viewers:
             stream = key.stream
             self.crowd[stream] -= 1
         self._present[stream] -= 1
-        if not self._present[stream]:
-            for counts in (self._present, self._serving, self.crowd):
-                counts.pop(stream, None)
-            self._users.pop(stream, None)
-            self.ticker.audiences.forget(stream)
-            self.emptied(stream)
-            self.feed.unwatch(stream)
+        self._empty(stream)
+
+    def _empty(self, stream: str) -> None:
+        """Let go of a stream that nobody is on."""
+        if self._present[stream]:
+            return
+        for counts in (self._present, self._serving, self.crowd):
+            counts.pop(stream, None)
+        self._users.pop(stream, None)
+        self.ticker.audiences.forget(stream)
+        self.emptied(stream)
+        self.feed.unwatch(stream)
 
     def _unidentified(self, session: Session) -> None:
         claims, stream = session.claims, session.wish.stream
@@ -263,20 +269,19 @@ class Viewers:
     def expire(self, now: float) -> None:
         """Close the sessions whose token has expired (`now` in unix seconds)."""
         gone = now - self.config.auth.leeway_s
-        for step in sorted(self._expiries):
-            if step * EXPIRY_STEP_S >= gone:
-                return
-            left = array("Q")
-            for sid in self._expiries.pop(step):
-                session = self.sessions.get(sid)
-                if session is None or session.claims is None or session.claims.expires is None:
-                    continue
-                if session.claims.expires < gone:
-                    self.end(session, codes.UNAUTHORIZED, "the token has expired; get a new one")
-                else:
-                    left.append(sid)
-            if left:
-                self._expiries[step] = left
+        if self._next_expiry >= gone:
+            return
+        # Of all sessions, which takes 1 ms for 18,000: lists by time would have to be rid of those
+        # who leave before, and most do.
+        self._next_expiry = math.inf
+        for session in list(self.sessions.values()):
+            expires = session.claims.expires if session.claims is not None else None
+            if expires is None or session.ended:
+                continue
+            if expires < gone:
+                self.end(session, codes.UNAUTHORIZED, "the token has expired; get a new one")
+            else:
+                self._next_expiry = min(self._next_expiry, expires)
 
     def sessions_of(self, stream: str, user_id: str) -> list[Session]:
         """Return a user's sessions on a stream."""
