@@ -8,6 +8,7 @@ greenlets, so nothing is missed or doubled: events that wait for the next tick a
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -26,7 +27,10 @@ from uproar.auth import Claims
 from uproar.codes import CloseCode
 from uproar.config import Config
 from uproar.events import Event
+from uproar.logs import event
 from uproar.state import StateLost
+
+logger = logging.getLogger(__name__)
 
 OPENED_S = 0.5  # for a stream's opening to reach this gateway, where only opened ones exist
 OPEN_S = 10.0  # for a stream to come up while its first viewers wait
@@ -68,7 +72,7 @@ class Arrivals:
     def enter(self, session: Session) -> None:
         """Take up a session that has just connected."""
         if not self.config.streams.open and not session.live.standing.opened:
-            gevent.spawn(self._enter_opened, session)
+            gevent.spawn(self._guarded, self._enter_opened, session)
         elif session.wish.offset is None:
             if session.live.ready:
                 self._join(session, None)
@@ -76,7 +80,7 @@ class Arrivals:
                 self._wait(session)
         else:
             # A resume may have to read the store: a greenlet of its own, while it lasts.
-            gevent.spawn(self._resume, session, session.wish.offset)
+            gevent.spawn(self._guarded, self._resume, session, session.wish.offset)
         if not session.live.ready:
             gevent.spawn_later(OPEN_S, self._too_late, session)
 
@@ -127,9 +131,20 @@ class Arrivals:
             if session is None:
                 continue
             if session.joining:
-                self._join(session, None)
+                self._guarded(self._join, session, None)
             elif session.lags_from is not None:
-                self._catch_up(session, session.lags_from)
+                self._guarded(self._catch_up, session, session.lags_from)
+
+    def _guarded(self, step: Callable[..., None], session: Session, *arguments: Any) -> None:
+        """Take a step with a session; a fault of ours costs this one and nobody else."""
+        try:
+            step(session, *arguments)
+        except Exception:
+            event(
+                logger, "session_failed", level=logging.ERROR,
+                stream=session.live.stream, exc_info=True,
+            )  # fmt: skip
+            self.end(session, codes.INTERNAL_ERROR, "a fault of ours; connect again")
 
     def lags(self, sid: int, position: int) -> None:
         """A session's queue is full; it stands at `position` and gets nothing until it drains."""
@@ -281,7 +296,7 @@ class Arrivals:
         past = session.live.since(offset)
         if past is None:
             # More than is kept here. The control events among it must not be lost: the store.
-            gevent.spawn(self._catch_up_far, session, offset)
+            gevent.spawn(self._guarded, self._catch_up_far, session, offset)
         else:
             self._send_folded(session, offset, past)
 
@@ -292,8 +307,8 @@ class Arrivals:
         while live.since(covered) is None:
             upto = live.start
             found = self.feed.stored_controls(live, covered, upto)
-            if session.sid not in self.sessions:
-                return
+            if session.sid not in self.sessions or session.lags_from != offset:
+                return  # gone, or brought up meanwhile: its queue was full and drained once more
             if found is None:
                 self.end(session, codes.TOO_SLOW, "too far behind; connect again")
                 return

@@ -1,7 +1,7 @@
 """An engine in memory: sockets are lists, and what the compiled one does by itself happens here.
 
 Of a session it keeps what the reactor keeps: its audiences, its queue, whether that is full and
-whether the close frame is out. PING and REACT of members are answered and counted as in `_fastpath`.
+whether the close frame is out. PING and REACT of members are answered and counted by itself.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ import time
 from collections import Counter
 
 import gevent
+import gevent.event
 import pytest
 
 from gateway import arrivals
@@ -295,6 +296,11 @@ def banned(offset, user):
     return Event(offset, "SANCTION", T + offset, "mod", 15, 3, Sanction(user, "ban", "mod"))
 
 
+def deleted(offset, target):
+    data = CommentDeleted(cid(target))
+    return Event(offset, "COMMENT_DELETED", T + offset, "mod", 15, 0, data)
+
+
 def some_events(chance, truth):
     offset = truth[-1].offset if truth else 0
     events = []
@@ -306,8 +312,7 @@ def some_events(chance, truth):
             text = "x" * chance.randrange(100)
             events.append(comment(offset, chance.choice(USERS), text=text, **hidden))
         elif kind < 0.93:
-            data = CommentDeleted(cid(chance.choice(truth).offset))
-            events.append(Event(offset, "COMMENT_DELETED", T + offset, "mod", 15, 0, data))
+            events.append(deleted(offset, chance.choice(truth).offset))
         elif kind < 0.95:
             data = UserRemoved("nobody")
             events.append(Event(offset, "USER_REMOVED", T + offset, "mod", 15, 0, data))
@@ -546,3 +551,117 @@ def test_sessions_that_ask_for_the_same_share_what_they_asked_for():
     one, two = house.open("a", user="ann"), house.open("a", user="bob")
     house.hand_up()
     assert house.viewers.sessions[one].wish is house.viewers.sessions[two].wish
+
+
+def lagging(house):
+    """Return a plain viewer that lags so far behind that only the store has what it missed."""
+    house.ready("a")
+    (sid,) = house.arrive("a")
+    house.hand_up()
+    for offset in range(1, 300):
+        house.write("a", comment(offset) if offset % 100 else deleted(offset, 1))
+        house.tick()
+    assert house.viewers.sessions[sid].lags_from is not None
+    return sid
+
+
+def drained(house, sid):
+    house.engine.drain(sid)
+    house.hand_up()
+    house.tick()
+
+
+def test_one_who_lags_is_brought_up_once_though_its_queue_was_full_twice(monkeypatch):
+    """While the store is read, its answers can fill the queue: it was sent the same twice."""
+    house = House(bound=5000, recent_events=100, backlog_default=5)
+    sid = lagging(house)
+    store = gevent.event.Event()
+    read = house.feed.stored
+    monkeypatch.setattr(house.feed, "stored", lambda *where: store.wait() and read(*where))
+    drained(house, sid)
+    session = house.viewers.sessions[sid]
+    while not house.engine.sockets[sid].full:
+        house.engine.say(sid, "nonsense")
+        house.hand_up()
+        house.tick()
+    assert session.lags_from is not None
+    drained(house, sid)
+    store.set()
+    gevent.sleep(0)
+    house.settle()
+    house.check()
+    house.story(sid)
+    assert [event["type"] for event in house.engine.sockets[sid].read].count("GAP") == 1
+
+
+@pytest.mark.parametrize("step", ["catch up", "resume"])
+def test_a_fault_while_the_store_is_read_ends_the_session(step, monkeypatch):
+    """It used to hear nothing any more, and nobody said why."""
+    house = House(bound=1000, recent_events=100)
+    sid = lagging(house)
+
+    def fails(*where):
+        raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr(house.feed, "stored", fails)
+    if step == "resume":
+        sid = house.open("a", query="epoch=e&offset=5")
+        house.hand_up()
+    else:
+        drained(house, sid)
+    assert house.engine.sockets[sid].closing[0] == 1011
+    house.engine.gone(sid)
+    house.hand_up()
+    house.check()
+
+
+def test_a_fault_with_one_who_joins_costs_nobody_else(monkeypatch):
+    """A stream's first viewers join together; all of them used to be closed for one."""
+    house = House()
+    ann, bob = house.open("a", user="ann"), house.open("a", user="bob")
+    house.hand_up()
+    welcome = house.viewers.arrivals.welcome
+
+    def fails_for_bob(live, wish, claims, *more):
+        assert claims.sub != "bob"
+        return welcome(live, wish, claims, *more)
+
+    monkeypatch.setattr(house.viewers.arrivals, "welcome", fails_for_bob)
+    house.ready("a")
+    house.tick()
+    assert house.engine.sockets[bob].closing[0] == 1011
+    house.settle()
+    assert house.engine.sockets[ann].read[0]["type"] == "WELCOME"
+    house.write("a", comment(1))
+    house.settle()
+    assert house.engine.sockets[ann].read[1]["offset"] == 1
+
+
+def test_the_ticker_goes_on_after_a_fault(monkeypatch):
+    """Nobody would have heard anything more, with the probe of the bus still green."""
+    house = House()
+    house.ready("a")
+    faults = iter([True])
+
+    def broken(live):
+        raise RuntimeError("a stream's tick")
+
+    def broken_too(stream):
+        raise RuntimeError("and what is done about it")
+
+    stream = house.ticker._stream
+    monkeypatch.setattr(
+        house.ticker, "_stream", lambda live: (broken if next(faults, None) else stream)(live)
+    )
+    monkeypatch.setattr(house.ticker, "broken", broken_too)
+    monkeypatch.setattr(house.viewers.arrivals, "lives", broken_too)  # in hearten
+    ticker = gevent.spawn(house.ticker.run)
+    sid = house.open("b")
+    house.hand_up()
+    house.ready("b")
+    try:
+        with gevent.Timeout(5):
+            while not house.engine.sockets[sid].queue:
+                gevent.sleep(0.001)
+    finally:
+        ticker.kill()
