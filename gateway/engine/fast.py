@@ -29,6 +29,7 @@ ADVANCE_S = 0.1  # between two looks at timers
 # this long and takes what came together; what comes into a quiet room is looked at at once.
 REST_S = 0.005
 BUSY = 32  # ready sockets from which on a pass is worth its turn
+FULL = 256  # ready sockets that one pass takes at most: EVENTS_PER_PASS of reactor.c
 
 
 class FastEngine:
@@ -210,16 +211,21 @@ class FastEngine:
             self._rest.again(self._rested)
 
     def _rested(self) -> None:
-        if not self._look():
+        if self._look() in (0, FULL):  # nothing has come, or more waits than a pass takes
             self._rest.stop()
             self._watcher.start(self._pass)
 
     def _look(self) -> int:
         """Make one pass; return how many sockets were ready."""
-        events, ready = self._reactor.poll()
-        for fd, data, address in self._reactor.requests():
-            gevent.spawn(self._request, fd, data, address)
-        self._hand_up(events)
+        try:
+            events, ready = self._reactor.poll()
+            self._hand_up(events)
+            for fd, data, address in self._reactor.requests():
+                gevent.spawn(self._request, fd, data, address)
+        except Exception:
+            # gevent takes a watcher out for good whose call fails: nobody would be heard any more.
+            event(logger, "pass_failed", level=logging.ERROR, exc_info=True)
+            return 0
         return ready
 
     def _advance(self) -> None:
