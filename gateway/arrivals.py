@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final
 
 import gevent
@@ -195,11 +196,11 @@ class Arrivals:
         if resumed is not None:
             objects += objects_of(_seen(session, resumed.events), moderator=moderator)
         elif wish.dialect == "native" and not (
-            claims is not None and claims.sub in live.hidden_authors()
+            claims is not None and live.hides_some_of(claims.sub)
         ):
             backlog = self._backlog(live, key, number, wish.backlog)
         elif wish.backlog:
-            seen = _seen(session, live.newest())[-wish.backlog :]
+            seen = live.latest(wish.backlog, session.sees)
             objects += historical(seen, moderator=moderator)
         greeting = self.ticker.encoded(session, objects, live.sent)
         if self.engine.admit([session.sid], number, greeting, -1, backlog):
@@ -218,7 +219,7 @@ class Arrivals:
         kept = self._backlogs.get((number, most))
         if kept is not None and kept[0] == live.sent:
             return kept[1]
-        seen = [found for found in live.newest() if sees(key, found)][-most:]
+        seen = live.latest(most, partial(sees, key))
         message = None
         if seen:
             objects = historical(seen, moderator=key.moderates)
