@@ -281,7 +281,7 @@ class Arrivals:
         older: list[Event] = []
         covered = offset
         while live.since(covered) is None:
-            upto = live.start
+            upto = live.horizon
             found = self.feed.stored(live, covered, upto)
             if found is None:
                 return None
@@ -306,7 +306,7 @@ class Arrivals:
         controls: list[Event] = []
         covered = offset
         while live.since(covered) is None:
-            upto = live.start
+            upto = live.horizon
             found = self.feed.stored_controls(live, covered, upto)
             if session.sid not in self.sessions or session.lags_from != offset:
                 return  # gone, or brought up meanwhile: its queue was full and drained once more
@@ -326,7 +326,7 @@ class Arrivals:
         events, gap_to = fold(visible, self.config.gateway.backlog_default)
         if controls is not None:
             events = [*_seen(session, controls), *events]
-            gap_to = gap_to if gap_to is not None else session.live.start
+            gap_to = gap_to if gap_to is not None else session.live.horizon
         moderator = session.moderates
         if gap_to is None:
             objects = objects_of(events, moderator=moderator)

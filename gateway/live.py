@@ -143,6 +143,9 @@ class Live:
                 if event.type in STANDING_TYPES:
                     self.standing.apply(event)
         self.position = max(self.position, batch.last)
+
+    def _trim(self) -> None:
+        """Let go of what is too old or too much."""
         recent = self._recent
         while len(recent) > self._keep_events or (
             recent and recent[0].ts < recent[-1].ts - self._keep_ms
@@ -172,6 +175,7 @@ class Live:
         events, before = self.pending, self.sent
         self.pending = []
         self.sent = self.position
+        self._trim()  # not before: what waits for this tick is nobody's past yet
         return events, before
 
     def newest(self) -> Iterator[Event]:
@@ -188,9 +192,17 @@ class Live:
         written = self._written.get(author, ())
         return any(event.visibility or event.mask != MASK_ALL for event in written)
 
+    @property
+    def horizon(self) -> int:
+        """Up to where what was sent has to be read from the store.
+
+        It is `sent` while the end of a hole that was given up waits for its tick.
+        """
+        return min(self.start, self.sent)
+
     def since(self, offset: int) -> Past | None:
         """Return what lies in (offset, sent], None when it is not all kept."""
-        if offset < self.start:
+        if offset < self.horizon:
             return None
         return past_of([e for e in self._recent if offset < e.offset <= self.sent])
 

@@ -204,6 +204,28 @@ def test_the_recent_are_bounded_in_number_and_age():
     assert live.start == 1
 
 
+def test_what_waits_for_its_tick_is_nobody_s_past():
+    """Trimmed before, it was read from the store for one who lagged, and came again by the tick."""
+    live = live_at(0, keep_events=3)
+    live.take(batch(0, 2, 1, 2))
+    live.flush()
+    live.take(batch(2, 12, *range(3, 13)))
+    assert (live.start, live.horizon) == (0, 0) and offsets(live.since(0).events) == [1, 2]
+    live.flush()
+    assert live.start == live.horizon == 9 and live.since(8) is None
+
+
+def test_before_its_tick_a_hole_that_was_given_up_is_nobody_s_past_either():
+    live = live_at(0)
+    live.take(batch(0, 2, 1, 2))
+    live.flush()
+    live.take(batch(2, 4, 3, 4))
+    live.give_up(9, "not_available")
+    assert live.horizon == 2 and live.since(2) == Past([], 0) and live.since(1) is None
+    assert [event.offset for event in live.flush()[0]] == [3, 4, 9]
+    assert live.horizon == 9
+
+
 def test_since_is_exact_and_applies_what_was_removed():
     live = live_at(0)
     live.take(batch(0, 9, 2, 4, deleted(5, 2), deleted(6, 4), 8))
@@ -251,6 +273,7 @@ def test_nothing_stays_of_authors_whose_comments_are_no_longer_kept():
     for offset in range(1, 3000):
         author = f"u{offset % 400}" if offset < 2000 else f"v{offset % 400}"
         live.take(batch(offset - 1, offset, comment(offset, author)))
+        live.flush()
     assert sum(map(len, live._written.values())) == 10 + BACKLOG_EVENTS
     assert live._written == by_author(live)
     live.take(batch(5000, 5000))

@@ -45,7 +45,7 @@ class MemoryFeed:
     """Streams whose events the test writes; `slow` reads of the store give up the hub."""
 
     def __init__(self, config):
-        self.config = config
+        self.keep_events = config.gateway.recent_events
         self.live = {}
         self.closed = set()  # streams that nobody watches
         self.truth = {}
@@ -54,9 +54,7 @@ class MemoryFeed:
     def watch(self, stream):
         self.closed.discard(stream)
         if stream not in self.live:
-            self.live[stream] = Live(
-                stream, keep_events=self.config.gateway.recent_events, keep_ms=10**9
-            )
+            self.live[stream] = Live(stream, keep_events=self.keep_events, keep_ms=10**9)
             self.truth.setdefault(stream, [])
         return self.live[stream]
 
@@ -165,6 +163,14 @@ class House:
             assert live.take(Batch(live.position, events[-1].offset, list(events)))
             self.ticker.wake(live)
 
+    def lose(self, stream, *events):
+        """A hole that is given up: only the store has what was in it."""
+        live = self.feed.live[stream]
+        self.feed.truth[stream] += events
+        if live.ready:
+            live.give_up(events[-1].offset, "not_available")
+            self.ticker.wake(live)
+
     def tick(self):
         self.ticker.tick()
         gevent.sleep(0)
@@ -238,7 +244,7 @@ class House:
         assert [event["type"] for event in found].count("WELCOME") == 1
         assert found[0]["type"] == "WELCOME"
         place = begin = found[0]["offset"]
-        ends, shown, told, controls = [], [], [], []
+        ends, shown, told, lost, controls = [], [], [], [], []
         for event in found[1:]:
             kind = event["type"]
             if event.get("historical"):
@@ -249,6 +255,8 @@ class House:
             elif kind == "GAP":
                 assert event["from"] <= event["to"] and event["to"] >= place
                 told.append((event["from"], event["to"]))
+                if event["reason"] == "not_available":
+                    lost.append(told[-1])
                 place = event["to"]
             elif "offset" in event and kind not in ("ACK", "WELCOME"):
                 assert event["offset"] > place, (sid, kind, event["offset"], place)
@@ -261,7 +269,10 @@ class House:
             event for event in truth if begin < event.offset <= place and self.meant(event, claims)
         ]
         assert set(shown) <= {event.offset for event in after}
-        assert controls == [event.offset for event in after if event.type != "COMMENT"]
+        due = [event.offset for event in after if event.type != "COMMENT"]
+        assert set(controls) <= set(due)
+        for offset in set(due) - set(controls):
+            assert any(low < offset <= high for low, high in lost), offset
         for number, event in enumerate(after):
             if event.type != "COMMENT" or event.offset in shown:
                 continue
@@ -364,7 +375,8 @@ def one_step(house, chance, now):
     elif roll < 0.45:
         live = house.feed.live.get(stream)
         if live is not None and live.ready:
-            house.write(stream, *some_events(chance, house.feed.truth[stream]))
+            happen = house.lose if chance.random() < 0.1 else house.write
+            happen(stream, *some_events(chance, house.feed.truth[stream]))
     elif roll < 0.60:
         house.tick()
     elif roll < 0.75:
@@ -411,12 +423,12 @@ def test_counts_and_stories_are_true_whatever_happens(seed, monkeypatch):
     chance = random.Random(seed)
     house = House(
         bound=chance.choice([1500, 6000, 10**9]), backlog_default=chance.choice([0, 2, 50]),
-        recent_events=chance.choice([100, 5000]),
         overflow=chance.choice(["coalesce"] * 4 + ["close"]),
     )  # fmt: skip
     house.feed.slow = chance.random() < 0.5
+    house.feed.keep_events = chance.choice([5, 20, 5000])
     now = time.time()
-    for _ in range(chance.choice([50, 300])):
+    for _ in range(chance.choice([50, 50, 250])):
         now = one_step(house, chance, now)
         if chance.random() < 0.7:
             house.hand_up()
