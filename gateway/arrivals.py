@@ -53,8 +53,14 @@ class Arrivals:
         welcome: Callable[[Live, Wish, Claims | None, str, bool], native.Object],
         end: Callable[[Session, CloseCode, str], None],
         settled: Callable[[Session], None],
+        summon: Callable[[int], Session | None],
+        dismiss: Callable[[Session], None],
     ) -> None:
-        """`welcome` makes WELCOME: of (stream, wish, who, session's name, recovered)."""
+        """`welcome` makes WELCOME: of (stream, wish, who, session's name, recovered).
+
+        `settled` is told of a session that is live, `dismiss` of one that may be plain now, and
+        `summon` returns a session by its sid, None for one that is gone.
+        """
         self.config = config
         self.feed = feed
         self.ticker = ticker
@@ -62,12 +68,11 @@ class Arrivals:
         self.sessions = sessions
         self.welcome = welcome
         self.end = end
-        self.settled = settled  # a session is live
+        self.settled = settled
+        self.summon = summon
+        self.dismiss = dismiss
+        # Of (audience, how many): at which `sent`, and the message.
         self._backlogs: dict[tuple[int, int], tuple[int, Any]] = {}
-        self.summon: Callable[
-            [int], Session | None
-        ]  # a session by its sid, None for one that is gone
-        self.dismiss: Callable[[Session], None]  # a session that nothing need be known of any more
         self._waiting: dict[str, set[int]] = {}  # to be brought up with their stream's next tick
 
     def enter(self, session: Session) -> None:

@@ -81,9 +81,9 @@ class Viewers:
         self._no_reactions = dict.fromkeys(config.reactions.kinds, 0)
         self.prefix = f"{gateway}-{secrets.token_hex(3)}-"
         self.arrivals = Arrivals(
-            config, feed, ticker, self.sessions, self._welcome, self.end, self.settled
-        )
-        self.arrivals.summon, self.arrivals.dismiss = self.summon, self.dismiss
+            config, feed, ticker, self.sessions, self._welcome, self.end, self.settled,
+            self.summon, self.dismiss,
+        )  # fmt: skip
         self._wishes: dict[Wish, Wish] = {}
         self._next_expiry = math.inf  # unix s: no token here expires before it
         self._per_minute: dict[str, int] = {
@@ -108,8 +108,11 @@ class Viewers:
                 # A fault of ours costs the connection it is about, not the rest of the batch.
                 event(logger, "engine_event_failed", level=logging.ERROR, exc_info=True)
                 for sid in what.sids if isinstance(what, Arrived) else [what.sid]:
-                    self.summon(sid)  # who is closed is known here to its end
-                    self.engine.close(sid, codes.INTERNAL_ERROR.code, "a fault of ours")
+                    session = self.summon(sid)
+                    if session is not None:
+                        self.end(session, codes.INTERNAL_ERROR, "a fault of ours")
+                    else:  # it was not let in yet
+                        self.engine.close(sid, codes.INTERNAL_ERROR.code, "a fault of ours")
 
     # -- coming and going -------------------------------------------------------------------------
 
@@ -177,19 +180,19 @@ class Viewers:
             for sid in what.sids:
                 self._opened(Opened(sid, what.request))
             return
-        full = self.arrivals.admit(what.sids, wish, live, self.prefix)
-        # Who has gone meanwhile is in no audience, and will be told of as one of nobody's.
-        joined = [sid for sid in what.sids if self.engine.audience_of(sid)]
-        sids = joined + full
-        if not sids:
+        full: list[int] = []
+        try:
+            full = self.arrivals.admit(what.sids, wish, live, self.prefix)
+        finally:
+            # Who has gone meanwhile is in no audience, and will be told of as one of nobody's.
+            joined = [sid for sid in what.sids if self.engine.audience_of(sid)]
+            self._present[wish.stream] += len(joined) + len(full)
+            self.crowd[wish.stream] += len(joined)
             self._empty(wish.stream)
-            return
-        self._present[wish.stream] += len(sids)
-        self.crowd[wish.stream] += len(joined)
-        self.crowd_joined(wish.stream, [name_of(self.prefix, sid) for sid in sids])
         for sid in full:
             session = self.sessions[sid] = Session(sid, self.prefix, wish, None, live)
             session.lags_from = live.sent
+        self.crowd_joined(wish.stream, [name_of(self.prefix, sid) for sid in joined + full])
 
     def summon(self, sid: int) -> Session | None:
         """Return a session, made anew for a plain viewer; None for one that is gone."""
@@ -236,7 +239,7 @@ class Viewers:
         self._empty(stream)
 
     def _empty(self, stream: str) -> None:
-        """Let go of a stream that nobody is on."""
+        """Let go of a stream if nobody is on it."""
         if self._present[stream]:
             return
         for counts in (self._present, self._serving, self.crowd):

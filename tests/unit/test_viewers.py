@@ -677,3 +677,25 @@ def test_the_ticker_goes_on_after_a_fault(monkeypatch):
                 gevent.sleep(0.001)
     finally:
         ticker.kill()
+
+
+def test_a_fault_half_way_through_a_group_leaves_the_counts_true(monkeypatch):
+    """Those who were in by then were counted as gone, but never as come."""
+    house = House()
+    house.ready("a")
+    admit = house.engine.admit
+
+    def fails(sids, *more):
+        admit(sids[:2], *more)
+        raise MemoryError
+
+    monkeypatch.setattr(house.engine, "admit", fails)
+    sids = house.arrive("a", 3)
+    house.hand_up()
+    assert [house.engine.sockets[sid].closing[0] for sid in sids] == [1011] * 3
+    house.check()
+    for sid in sids:
+        house.engine.gone(sid)
+    house.hand_up()
+    house.check()
+    assert not house.viewers._present
