@@ -233,11 +233,16 @@ class FastEngine:
 
     def _look(self) -> tuple[int, bool]:
         """Make one pass; return how many sockets were ready, and whether it told of anything."""
-        events, ready = self._reactor.poll()
-        requests = self._reactor.requests()
-        for fd, data, address in requests:
-            gevent.spawn(self._request, fd, data, address)
-        self._hand_up(events)
+        try:
+            events, ready = self._reactor.poll()
+            self._hand_up(events)
+            requests = self._reactor.requests()
+            for fd, data, address in requests:
+                gevent.spawn(self._request, fd, data, address)
+        except Exception:
+            # gevent takes a watcher out for good whose call fails: nobody would be heard any more.
+            event(logger, "pass_failed", level=logging.ERROR, exc_info=True)
+            return 0, False
         return ready, bool(events or requests)
 
     def _advance(self) -> None:
