@@ -72,6 +72,7 @@ class Gateway:
             lambda batch: self.viewers.on_engine(batch),
         )
         self.engine.check_origin(bool(config.server.origins))
+        self.engine.trust_proxies(config.server.trusted_proxies)
         self.ticker = Ticker(self.engine, config.gateway.tick_ms / 1000)
         self.link = IngestLink(
             config.ingest.address or f"unix:{config.socket('ingest')}",

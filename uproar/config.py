@@ -8,6 +8,7 @@ tree.
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import os
 import tempfile
 import tomllib
@@ -58,6 +59,9 @@ class Server(_Section):
     admin_port: Port = 8081  # 0 picks a free one; so does `port = 0` where this is not set
     gateways: Annotated[int, Meta(ge=1, le=256)] = 2  # two, so that one may die and viewers stay
     origins: list[str] = []  # allowed Origin, CORS and frame-ancestors; empty: any
+    # Networks of the balancers in front, ["10.0.0.0/24"]: from them X-Forwarded-For says whose
+    # address it is that limits count. Empty: nobody's word counts.
+    trusted_proxies: Annotated[list[str], Meta(max_length=64)] = []
 
 
 class Auth(_Section):
@@ -414,6 +418,7 @@ def _check(config: Config) -> None:
         )
     if config.gateway.backlog_default > config.gateway.backlog_max:
         raise ConfigError("gateway.backlog_default: above gateway.backlog_max; raise the latter")
+    _check_networks(config.server.trusted_proxies)
     _check_store(config.store)
     _check_url(config.auth.jwks_url, "auth.jwks_url")
     for number, url in enumerate(config.webhooks.targets):
@@ -425,6 +430,16 @@ def _check(config: Config) -> None:
         raise ConfigError(
             f"server.admin_port: {config.server.port} is taken by server.port; choose another"
         )
+
+
+def _check_networks(networks: list[str]) -> None:
+    for number, network in enumerate(networks):
+        try:
+            ipaddress.ip_network(network)
+        except ValueError as error:
+            raise ConfigError(
+                f"server.trusted_proxies[{number}]: {error}; write 10.0.0.0/24 or 10.0.0.7"
+            ) from error
 
 
 def _check_url(url: str, path: str) -> None:
