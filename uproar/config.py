@@ -220,6 +220,9 @@ class Reactions(_Section):
 class Gateway(_Section):
     """The process that holds viewers."""
 
+    # This host's, before the names of its gateways: two gateways of one name would take each
+    # other's lease. Empty: the machine's name on a host of a cluster, none for `uproar serve`.
+    name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9-]{0,32}$")] = ""
     tick_ms: Annotated[float, Meta(ge=1, le=1000)] = 10.0
     backlog_max: Annotated[int, Meta(ge=0, le=1000)] = 100
     backlog_default: Annotated[int, Meta(ge=0, le=1000)] = 50
@@ -322,6 +325,10 @@ class Config(_Section):
     def shards(self) -> int:
         """The number of shards of the bus."""
         return self.bus.shards or (CLUSTER_SHARDS if self.state.engine == "cluster" else 1)
+
+    def gateway_name(self, local: str) -> str:
+        """The name by which the cluster knows this host's gateway `g1`, `g2` …"""
+        return f"{self.gateway.name}-{local}" if self.gateway.name else local
 
     @property
     def jwks_path(self) -> Path:
