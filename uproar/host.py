@@ -12,22 +12,27 @@ import json
 import logging
 import re
 import socket
+import time
 from typing import Any, Final
 
 import msgspec
 
 from uproar import auth, cluster_check, logs
+from uproar.admin import gateway_names
 from uproar.config import Config
 from uproar.datadir import DataDir
 from uproar.errors import ServeError
 from uproar.listeners import Listener, url
 from uproar.logs import event
 from uproar.serve import LOG_BYTES, listen, make_specs, raise_file_limit, write_effective
+from uproar.state import StateLost, open_state
 from uproar.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
 
 GATEWAY: Final = ("gateway",)
+POLL_S: Final = 0.1  # between two looks at the leases
+SPARE_S: Final = 1.0  # after the time in which a lease runs out
 
 
 def run(config: Config, roles: tuple[str, ...], *, as_json: bool) -> None:
@@ -42,6 +47,8 @@ def run(config: Config, roles: tuple[str, ...], *, as_json: bool) -> None:
         logs.configure("supervisor", file=supervisor_log, stderr_level=logging.WARNING)
         raise_file_limit()
         cluster_check.check(config)
+        if "gateway" in roles:
+            wait_alone(config)
         auth.platform_keys(config)
         config = listen(config, listeners, public="gateway" in roles)
         file = write_effective(config)
@@ -102,6 +109,28 @@ def check(config: Config, roles: tuple[str, ...]) -> None:
             f"auth.key_file: {config.key_path} is not there; copy the signing key of the other "
             "hosts to it, or their tokens would be refused here"
         )
+
+
+def wait_alone(config: Config) -> None:
+    """Wait until nobody has our gateways' names; raises ServeError when another host does.
+
+    The leases of gateways that were killed run out by themselves.
+    """
+    names = [config.gateway_name(name) for name in gateway_names(config)]
+    until = time.monotonic() + config.state.gateway_lease_s + SPARE_S
+    state = open_state(config)
+    try:
+        while taken := state.leased(names):
+            if time.monotonic() > until:
+                raise ServeError(
+                    f'gateway.name: "{config.gateway.name}" is another host\'s, whose gateway '
+                    f"{taken[0]} is alive; give this one a name of its own"
+                )
+            time.sleep(POLL_S)
+    except StateLost as error:
+        raise ServeError(f"state.nodes: the cluster does not answer: {error}; start it") from error
+    finally:
+        state.close()
 
 
 def described(config: Config, roles: tuple[str, ...], pids: dict[str, list[int]]) -> dict[str, Any]:
