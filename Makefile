@@ -11,7 +11,7 @@ PYTEST := $(BIN)/python -m pytest
 SUITES := unit conformance integration metrics browser chaos
 
 .DEFAULT_GOAL := help
-.PHONY: conformance fuzz schemathesis screenshot help setup packages serve test $(addprefix test-,$(SUITES)) chromium lint fmt bench wheel models clean clean-data stack-up stack-down test-stack java prometheus
+.PHONY: conformance fuzz schemathesis screenshot help setup packages serve test $(addprefix test-,$(SUITES)) chromium lint fmt bench wheel models clean clean-data stack-up stack-down test-stack java prometheus balancers
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-24s %s\n", $$1, $$2}'
@@ -113,7 +113,7 @@ stack-up: $(STAMP) java  ## fetch and start Kafka, Cassandra and a Valkey cluste
 stack-down: $(STAMP)  ## stop them; their data stays in build/stack/run
 	@$(BIN)/python -m deploy.stack down $(ARGS)
 
-test-stack: $(STAMP) java  ## the conformance suites on real servers, started for it
+test-stack: $(STAMP) java balancers  ## the conformance suites on real servers, started for it
 	@echo "== tests on Kafka, Cassandra and a Valkey cluster"
 	@UPROAR_TEST_STACK=1 $(PYTEST) tests/conformance tests/chaos -m stack $(ARGS)
 
@@ -124,6 +124,17 @@ java:
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends openjdk-17-jre-headless maven; \
 	else \
 	  echo "missing: java or mvn: sudo apt-get install openjdk-17-jre-headless maven" >&2; exit 1; \
+	fi
+
+balancers:
+	@missing=""; \
+	for name in haproxy nginx; do PATH="$$PATH:/usr/sbin" command -v $$name >/dev/null || missing="$$missing $$name"; done; \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	if [ "$$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then \
+	  echo "installing:$$missing (for the tests of several hosts)"; \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing; \
+	else \
+	  echo "missing:$$missing; the tests of several hosts are skipped: sudo apt-get install$$missing" >&2; \
 	fi
 
 chromium:

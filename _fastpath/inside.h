@@ -135,6 +135,8 @@ struct up_reactor {
     address *addresses;
     uint32_t address_room, free_address;
     uint32_t buckets[ADDRESS_BUCKETS];
+    uint8_t *proxies; /* as up_reactor_trust got them */
+    uint32_t proxy_count;
 
     uint32_t *held; /* slots of this pass whose 101 waits */
     uint32_t held_n, held_room;
@@ -165,6 +167,7 @@ static inline uint64_t sid_of(const conn *c, uint32_t slot) { return (uint64_t)c
 
 conn *conn_of(const up_reactor *r, uint64_t sid, uint32_t *slot); /* NULL: gone */
 conn *conn_new(up_reactor *r, int fd, uint8_t state, const uint8_t ip[16], uint32_t *slot);
+int conn_move(up_reactor *r, conn *c, const uint8_t ip[16]); /* before it is a session; -1: no memory */
 void conn_destroy(up_reactor *r, conn *c, uint32_t slot); /* closes the descriptor unless it is -1 */
 void conn_gone(up_reactor *r, conn *c, uint32_t slot, int code); /* tells, and destroys */
 void conn_tell(up_reactor *r, conn *c, uint32_t slot, int code); /* that it is closed */

@@ -64,6 +64,7 @@ void up_reactor_free(up_reactor *r) {
     free(r->places);
     free(r->audiences);
     free(r->addresses);
+    free(r->proxies);
     free(r->held);
     free(r->kind_bytes);
     free(r->sums);
@@ -156,10 +157,67 @@ static void ip_text(const uint8_t ip[16], char text[UP_ADDRESS_MAX]) {
     else inet_ntop(AF_INET6, ip, text, UP_ADDRESS_MAX);
 }
 
-static void ip_read(const char *text, uint8_t ip[16]) {
+static int ip_read(const char *text, uint8_t ip[16]) {
     memset(ip, 0, 16);
-    if (inet_pton(AF_INET, text, ip + 12) == 1) ip[10] = ip[11] = 0xFF;
-    else inet_pton(AF_INET6, text, ip);
+    if (inet_pton(AF_INET, text, ip + 12) != 1) return inet_pton(AF_INET6, text, ip) == 1;
+    ip[10] = ip[11] = 0xFF;
+    return 1;
+}
+
+/* ---- behind a proxy (the same in Python: gateway/engine/forwarded.py) ---------------------------- */
+
+int up_reactor_trust(up_reactor *r, const uint8_t *networks, uint32_t count) {
+    uint8_t *copy = malloc((size_t)count * 17 + 1);
+    if (!copy) return -1;
+    memcpy(copy, networks, (size_t)count * 17);
+    free(r->proxies);
+    r->proxies = copy;
+    r->proxy_count = count;
+    return 0;
+}
+
+static int is_trusted(const up_reactor *r, const uint8_t ip[16]) {
+    for (uint32_t at = 0; at < r->proxy_count; at++) {
+        const uint8_t *network = r->proxies + (size_t)at * 17;
+        unsigned whole = network[16] / 8, rest = network[16] % 8;
+        if (!memcmp(ip, network, whole) && (!rest || !((ip[whole] ^ network[whole]) >> (8 - rest)))) return 1;
+    }
+    return 0;
+}
+
+/* An entry of X-Forwarded-For: 1.2.3.4, 1.2.3.4:80, ::1, [::1] or [::1]:80. */
+static int entry_read(const char *from, const char *to, uint8_t ip[16]) {
+    while (from < to && (*from == ' ' || *from == '\t')) from++;
+    while (to > from && (to[-1] == ' ' || to[-1] == '\t')) to--;
+    const char *stop;
+    if (from < to && *from == '[') {
+        from++;
+        if ((stop = memchr(from, ']', (size_t)(to - from)))) to = stop;
+    } else if ((stop = memchr(from, ':', (size_t)(to - from))) && !memchr(stop + 1, ':', (size_t)(to - stop - 1))) {
+        to = stop;
+    }
+    char text[UP_ADDRESS_MAX];
+    size_t n = (size_t)(to - from);
+    if (n >= sizeof text) return 0;
+    memcpy(text, from, n);
+    text[n] = 0;
+    return ip_read(text, ip);
+}
+
+/* Count a connection with the viewer behind our proxies: the right-most address that is none of them. An entry that
+ * is no address ends the list: who wrote it is the nearest that is known. */
+static void behind(up_reactor *r, conn *c, up_text forwarded) {
+    uint8_t ip[16], said[16];
+    memcpy(ip, r->addresses[c->address].ip, 16);
+    if (!is_trusted(r, ip)) return;
+    while (forwarded.n) {
+        const char *comma = memrchr(forwarded.at, ',', forwarded.n);
+        if (!entry_read(comma ? comma + 1 : forwarded.at, forwarded.at + forwarded.n, said)) break;
+        memcpy(ip, said, 16);
+        forwarded.n = comma ? (size_t)(comma - forwarded.at) : 0;
+        if (!is_trusted(r, ip)) break;
+    }
+    conn_move(r, c, ip); /* without memory it stays the proxy's */
 }
 
 /* Answer with a whole response, then read on for a moment so that it arrives. */
@@ -296,6 +354,7 @@ static int answer(up_reactor *r, conn *c, uint32_t slot, const char *data, size_
                                          &extensions_n);
         if (compression < 0) return 0;
     }
+    if (head.forwarded.at) behind(r, c, head.forwarded);
     if (r->counters.open >= r->limits.connections ||
         r->addresses[c->address].sessions >= r->limits.connections_per_address) {
         refuse(r, c, slot, r->full);

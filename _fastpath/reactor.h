@@ -84,6 +84,10 @@ int up_reactor_kinds(up_reactor *r, const up_text *kinds, int count, uint32_t mo
 /* Whether a request with an Origin is plain: no where some origins are let in and others not. */
 void up_reactor_check_origin(up_reactor *r, int check);
 
+/* Networks whose X-Forwarded-For counts, 17 bytes each: an address (IPv4 as ::ffff:a.b.c.d) and how many of its bits.
+ * Copied. -1: no memory. */
+int up_reactor_trust(up_reactor *r, const uint8_t *networks, uint32_t count);
+
 int up_reactor_fd(const up_reactor *r); /* readable when a pass has something to do */
 int up_reactor_listen(up_reactor *r, int fd); /* accept from a listening socket; 0, or -1 with errno */
 void up_reactor_unlisten(up_reactor *r);

@@ -57,6 +57,7 @@ cdef extern from "reactor.h":
     int up_reactor_refusals(up_reactor *, const char *, size_t, const char *, size_t)
     int up_reactor_kinds(up_reactor *, const up_text *, int, uint32_t)
     void up_reactor_check_origin(up_reactor *, int)
+    int up_reactor_trust(up_reactor *, const uint8_t *, uint32_t)
     int up_reactor_fd(const up_reactor *)
     int up_reactor_listen(up_reactor *, int)
     void up_reactor_unlisten(up_reactor *)

@@ -193,6 +193,11 @@ cdef class Reactor:
         """Whether a viewer from a page of any origin is no plain one."""
         up_reactor_check_origin(self._r, check)
 
+    def trust(self, bytes networks) -> None:
+        """Believe X-Forwarded-For from these networks (`gateway.engine.forwarded.Proxies.packed`)."""
+        if up_reactor_trust(self._r, <const uint8_t *><const char *>networks, len(networks) // 17):
+            raise MemoryError
+
     def handed(self, int by) -> None:
         """Say how many more sockets the HTTP server has."""
         up_reactor_handed(self._r, by)

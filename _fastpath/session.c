@@ -98,6 +98,17 @@ conn *conn_new(up_reactor *r, int fd, uint8_t state, const uint8_t ip[16], uint3
     return c;
 }
 
+int conn_move(up_reactor *r, conn *c, const uint8_t ip[16]) {
+    uint32_t to = address_take(r, ip);
+    if (to == NONE) return -1;
+    uint32_t from = c->address;
+    r->addresses[to].count++;
+    c->address = to;
+    r->addresses[from].count--;
+    address_drop(r, from);
+    return 0;
+}
+
 static void queue_drop(conn *c) {
     for (queued *piece = c->first; piece;) {
         queued *next = piece->next;

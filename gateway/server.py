@@ -74,6 +74,7 @@ class Gateway:
             lambda batch: self.viewers.on_engine(batch),
         )
         self.engine.check_origin(bool(config.server.origins))
+        self.engine.trust_proxies(config.server.trusted_proxies)
         self.ticker = Ticker(self.engine, config.gateway.tick_ms / 1000)
         self.link = IngestLink(
             config.ingest.address or f"unix:{config.socket('ingest')}",
@@ -205,15 +206,15 @@ def _apply(pool: Any, function: Callable[..., Any], arguments: tuple[Any, ...]) 
 
 
 def serve(config: Config, name: str, listener: socket.socket, ready_fd: int | None) -> None:
-    """Run one gateway process until it is told to stop."""
-    gateway = Gateway(config, name)
+    """Run one gateway process, `g1`, `g2` … of this host, until it is told to stop."""
+    gateway = Gateway(config, config.gateway_name(name))
     closer = status.serve(config.socket(f"status-{name}"), gateway.status)
     gateway.start(listener)
     until = time.monotonic() + config.supervisor.ready_s
     while not gateway.feed.delivers and time.monotonic() < until:
         gevent.sleep(0.01)
     collector.settle()
-    event(logger, "ready", role="gateway", gateway=name)
+    event(logger, "ready", role="gateway", gateway=gateway.name)
     if ready_fd is not None:
         os.write(ready_fd, b"ready\n")
         os.close(ready_fd)

@@ -39,6 +39,8 @@ def wait_until(condition: Callable[[], Any], deadline_s: float, what: str) -> An
 class System:
     """One `uproar serve --json` with a data directory of its own on free ports."""
 
+    command = ("serve", "--port", "0")
+
     def __init__(self, data: Path | None = None, **settings: Any) -> None:
         self._own = data is None
         # Short, because Unix sockets lie below it.
@@ -50,13 +52,12 @@ class System:
     def start(self) -> System:
         """Start and wait for the JSON line."""
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "uproar", "serve", "--json", "--port", "0",
-             "--data", str(self.data)],
+            [sys.executable, "-m", "uproar", *self.command, "--json", "--data", str(self.data)],
             cwd=ROOT,
             env=self.environ(),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-        )  # fmt: skip
+        )
         assert self.process.stdout is not None
         with selectors.DefaultSelector() as selector:
             selector.register(self.process.stdout, selectors.EVENT_READ)
@@ -64,7 +65,7 @@ class System:
         if not line:
             self.process.kill()
             _, stderr = self.process.communicate()
-            raise AssertionError(f"serve did not start: {stderr.decode()}")
+            raise AssertionError(f"{self.command[0]} did not start: {stderr.decode()}")
         self.info = json.loads(line)
         return self
 

@@ -3,7 +3,7 @@
 Comes in: HTTP requests on an inherited listening socket, and every process's status document
 (`uproar.status`). A process of its own, so that a slow scrape never delays supervision or delivery.
 
-    python -m uproar.admin --config FILE --listen-fd N [--ready-fd N]
+    python -m uproar.admin --config FILE --listen-fd N [--ready-fd N] [--roles ROLE,…]
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -47,8 +48,16 @@ def gateway_names(config: Config) -> list[str]:
 class Machine:
     """The processes of one machine, seen through their status sockets."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, roles: Collection[str] = ()) -> None:
+        """Where it is one host of a cluster, `roles` are what runs here: all of it is needed."""
         self._config = config
+        self._gateways = gateway_names(config) if not roles or "gateway" in roles else []
+        self._workers = list(WORKERS)
+        self._needed = list(NEEDED)
+        if roles:
+            self._workers = self._needed = sorted(set(roles) - {"gateway", "admin"})
+        elif config.webhooks.targets:
+            self._workers.append("webhooks")
         self._readers = ThreadPoolExecutor(THREADS, thread_name_prefix="status")
         self._valkeys = Servers(config)
 
@@ -62,24 +71,21 @@ class Machine:
 
     def not_ready(self) -> dict[str, str]:
         """Return why which process keeps the machine from being ready; empty when it is."""
-        gateways = gateway_names(self._config)
-        found = self.statuses([*gateways, *NEEDED])
+        found = self.statuses([*self._gateways, *self._needed])
         reasons: dict[str, str] = {}
         for name, document in found.items():
             if document is None:
                 reasons[name] = f"gave no status within {STATUS_S:g} s"
-            elif name in gateways and document.get("ready") is not True:
+            elif name in self._gateways and document.get("ready") is not True:
                 reasons[name] = str(document.get("reason") or "says that it is not ready")
         return reasons
 
     def metrics(self) -> str:
         """Return every process's metrics, and what is known of the processes and the Valkeys."""
-        webhooks = ["webhooks"] if self._config.webhooks.targets else []
-        gateways = gateway_names(self._config)
         servers = self._readers.submit(self._valkeys.text)
-        found = self.statuses([*gateways, *WORKERS, *webhooks])
+        found = self.statuses([*self._gateways, *self._workers])
         origins = {
-            name: Origin(name, "gateway" if name in gateways else name.rstrip("0123456789"))
+            name: Origin(name, "gateway" if name in self._gateways else name.rstrip("0123456789"))
             for name in found
         }
         texts = [
@@ -191,6 +197,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--listen-fd", type=int, required=True)
     parser.add_argument("--ready-fd", type=int)
+    parser.add_argument("--roles", default="")
     options = parser.parse_args(arguments)
     logs.configure("admin")
     try:
@@ -199,7 +206,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     signal.signal(signal.SIGTERM, _leave)
-    server = AdminServer(socket.socket(fileno=options.listen_fd), Machine(config))
+    machine = Machine(config, [role for role in options.roles.split(",") if role])
+    server = AdminServer(socket.socket(fileno=options.listen_fd), machine)
     event(log, "admin_serves", address=list(server.server_address))
     if options.ready_fd is not None:
         os.write(options.ready_fd, b"ready\n")

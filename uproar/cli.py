@@ -63,6 +63,12 @@ def _data_option(command: Command) -> Command:
     return click.option("--data", metavar="DIR", help="Data directory; default: data.")(command)
 
 
+def _json_option(command: Command) -> Command:
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON line once ready.")(
+        command
+    )
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(uproar.__version__, prog_name="uproar")
 def main() -> None:
@@ -75,7 +81,7 @@ def main() -> None:
 @click.option("--gateways", type=int, help="Gateway processes; default: 2.")
 @_config_option
 @click.option("--demo", is_flag=True, help="Play a generated conversation into the stream `demo`.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON line once ready.")
+@_json_option
 def serve(
     port: int | None,
     data: str | None,
@@ -100,19 +106,37 @@ def serve(
         raise Sentence(f"the log did not answer: {error}; start again") from error
 
 
-@main.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-def gateway(arguments: tuple[str, ...]) -> None:
-    """Run one gateway, for a cluster: `python -m gateway` with the same options."""
-    _exec("gateway", *arguments)
+@main.command()
+@click.option("--processes", type=int, help="Gateway processes; default: 2.")
+@click.option("--name", help="This host's name among the others; default: the machine's.")
+@click.option("--port", type=int, help="HTTP and WebSocket port; 0: any free one.")
+@_data_option
+@_config_option
+@_json_option
+def gateway(
+    processes: int | None,
+    name: str | None,
+    port: int | None,
+    data: str | None,
+    config_file: Path | None,
+    as_json: bool,
+) -> None:
+    """Run the gateways of one host of a cluster, until Ctrl-C."""
+    flags = {"server.gateways": processes, "gateway.name": name, "server.port": port, "data": data}
+    _run_host(_load(config_file, flags), ("gateway",), as_json)
 
 
 @main.command()
-@click.argument("role", type=click.Choice(WORKER_ROLES))
+@click.argument("roles", nargs=-1, required=True, type=click.Choice(WORKER_ROLES))
+@_data_option
 @_config_option
-def worker(role: str, config_file: Path | None) -> None:
-    """Run one worker, for a cluster."""
-    _exec("workers", role, *(("--config", str(config_file)) if config_file else ()))
+@_json_option
+def worker(
+    roles: tuple[str, ...], data: str | None, config_file: Path | None, as_json: bool
+) -> None:
+    """Run workers on one host of a cluster, until Ctrl-C."""
+    roles = tuple(dict.fromkeys(roles))
+    _run_host(_load(config_file, {"data": data}), roles, as_json)
 
 
 @main.command()
@@ -308,11 +332,15 @@ def _load(file: Path | None, flags: dict[str, Any]) -> Config:
         raise Sentence(str(error)) from error
 
 
-def _exec(module: str, *arguments: str) -> None:
-    """Become `python -m MODULE`: one process, so signals and exit codes are the module's own."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os.execv(sys.executable, [sys.executable, "-m", module, *arguments])
+def _run_host(config: Config, roles: tuple[str, ...], as_json: bool) -> None:
+    from uproar import host
+    from uproar.auth import AuthError
+    from uproar.errors import ServeError
+
+    try:
+        host.run(config, roles, as_json=as_json)
+    except (ServeError, AuthError) as error:
+        raise Sentence(str(error)) from error
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ tree.
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import os
 import tempfile
 import tomllib
@@ -58,6 +59,9 @@ class Server(_Section):
     admin_port: Port = 8081  # 0 picks a free one; so does `port = 0` where this is not set
     gateways: Annotated[int, Meta(ge=1, le=256)] = 2  # two, so that one may die and viewers stay
     origins: list[str] = []  # allowed Origin, CORS and frame-ancestors; empty: any
+    # Networks of the balancers in front, ["10.0.0.0/24"]: from them X-Forwarded-For says whose
+    # address it is that limits count. Empty: nobody's word counts.
+    trusted_proxies: Annotated[list[str], Meta(max_length=64)] = []
 
 
 class Auth(_Section):
@@ -212,6 +216,9 @@ class Reactions(_Section):
 class Gateway(_Section):
     """The process that holds viewers."""
 
+    # This host's, before the names of its gateways: two gateways of one name would take each
+    # other's lease. Empty: the machine's name on a host of a cluster, none for `uproar serve`.
+    name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9-]{0,32}$")] = ""
     tick_ms: Annotated[float, Meta(ge=1, le=1000)] = 10.0
     backlog_max: Annotated[int, Meta(ge=0, le=1000)] = 100
     backlog_default: Annotated[int, Meta(ge=0, le=1000)] = 50
@@ -315,6 +322,10 @@ class Config(_Section):
         """The number of shards of the bus."""
         return self.bus.shards or (CLUSTER_SHARDS if self.state.engine == "cluster" else 1)
 
+    def gateway_name(self, local: str) -> str:
+        """The name by which the cluster knows this host's gateway `g1`, `g2` …"""
+        return f"{self.gateway.name}-{local}" if self.gateway.name else local
+
     @property
     def jwks_path(self) -> Path:
         """Where the last good keys of `auth.jwks_url` survive a restart."""
@@ -410,6 +421,7 @@ def _check(config: Config) -> None:
         )
     if config.gateway.backlog_default > config.gateway.backlog_max:
         raise ConfigError("gateway.backlog_default: above gateway.backlog_max; raise the latter")
+    _check_networks(config.server.trusted_proxies)
     _check_store(config.store)
     _check_url(config.auth.jwks_url, "auth.jwks_url")
     for number, url in enumerate(config.webhooks.targets):
@@ -421,6 +433,16 @@ def _check(config: Config) -> None:
         raise ConfigError(
             f"server.admin_port: {config.server.port} is taken by server.port; choose another"
         )
+
+
+def _check_networks(networks: list[str]) -> None:
+    for number, network in enumerate(networks):
+        try:
+            ipaddress.ip_network(network)
+        except ValueError as error:
+            raise ConfigError(
+                f"server.trusted_proxies[{number}]: {error}; write 10.0.0.0/24 or 10.0.0.7"
+            ) from error
 
 
 def _check_url(url: str, path: str) -> None:

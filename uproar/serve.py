@@ -54,6 +54,7 @@ STOP_ORDER: Final = (
     "state",
     "log",
 )
+EVERY: Final = frozenset(STOP_ORDER)
 EPOCH_S: Final = 15.0  # for a group's first members to be given their partitions
 LOG_BYTES: Final = 16 << 20  # supervisor.log above this is moved away at the next start
 
@@ -75,12 +76,12 @@ def serve(config: Config, prints: Prints) -> None:
         supervisor_log = data.logs / "supervisor.log"
         logs.rotate(supervisor_log, LOG_BYTES)
         logs.configure("supervisor", file=supervisor_log, stderr_level=logging.WARNING)
-        _raise_file_limit()
+        raise_file_limit()
         key = auth.load_key(config.key_path)
         if config.state.engine == "cluster":
             cluster_check.check(config)
         auth.platform_keys(config)  # one that can't be used is a sentence here, not restarts
-        config = _listen(config, listeners)
+        config = listen(config, listeners)
         file = write_effective(config)
         specs = make_specs(config, binary, file, listeners, _demo_token(key) if prints.demo else "")
         supervisor = Supervisor(specs, config.supervisor, config.run_dir)
@@ -101,9 +102,17 @@ def serve(config: Config, prints: Prints) -> None:
 
 
 def make_specs(
-    config: Config, binary: str, file: Path, listeners: list[Listener], demo_token: str
+    config: Config,
+    binary: str,
+    file: Path,
+    listeners: list[Listener],
+    demo_token: str,
+    roles: frozenset[str] = EVERY,
 ) -> list[Spec]:
-    """Return the processes of one machine; `listeners` holds the gateways' and then admin's."""
+    """Return the processes of one machine, or those of some roles.
+
+    `listeners` holds the gateways' and then admin's.
+    """
     env = child_env(os.environ)
     python = (sys.executable, "-m")
     ready = ("--ready-fd", READY_FD)
@@ -111,6 +120,8 @@ def make_specs(
     specs: list[Spec] = []
 
     def add(role: str, start: int, argv: tuple[str, ...], **more: Any) -> None:
+        if role not in roles:
+            return
         name = more.pop("name", role)
         more = {"env": env, "stop_s": stop_s, **more}
         path = config.data_dir / "logs" / f"{name}.log"
@@ -142,7 +153,8 @@ def make_specs(
             stop_s=stop_s + config.gateway.drain_s,
         )
     admin = (*python, "uproar.admin", "--config", str(file), "--listen-fd", LISTEN_FD, *ready)
-    add("admin", 3, admin, listener=listeners[-1])
+    some = ("--roles", ",".join(sorted(roles))) if roles != EVERY else ()
+    add("admin", 3, (*admin, *some), listener=listeners[-1])
     if demo_token:
         base = url("http", config.server.host, config.server.port)
         demo = (*python, "uproar.demo", "--url", base, "--stream", DEMO_STREAM)
@@ -228,15 +240,21 @@ def _epoch(config: Config) -> str:
         state.close()
 
 
-def _listen(config: Config, listeners: list[Listener]) -> Config:
-    """Open all listening sockets; return the configuration with the ports that they got."""
+def listen(config: Config, listeners: list[Listener], *, public: bool = True) -> Config:
+    """Open the listening sockets; return the configuration with the ports that they got.
+
+    Those of the gateways come first; without `public` there are none.
+    """
     server = config.server
-    port = Port(server.host, server.port, "server.port")
-    try:
-        # One by one: what was opened before a failure is closed by the caller.
-        listeners.extend(Listener(port, shared=True) for _ in range(server.gateways))
-    finally:
-        port.close()
+    number = server.port
+    if public:
+        port = Port(server.host, server.port, "server.port")
+        number = port.number
+        try:
+            # One by one: what was opened before a failure is closed by the caller.
+            listeners.extend(Listener(port, shared=True) for _ in range(server.gateways))
+        finally:
+            port.close()
     admin = Port(server.admin_host, server.admin_port, "server.admin_port")
     try:
         listeners.append(Listener(admin, shared=False))
@@ -247,7 +265,7 @@ def _listen(config: Config, listeners: list[Listener]) -> Config:
     return replace(
         config,
         data=str(config.data_dir),
-        server=replace(server, port=port.number, admin_port=admin.number),
+        server=replace(server, port=number, admin_port=admin.number),
         auth=replace(
             config.auth,
             key_file=str(config.key_path.resolve()),
@@ -291,7 +309,7 @@ def _space(config: Config) -> Callable[[], str | None]:
     return gate
 
 
-def _raise_file_limit() -> None:
+def raise_file_limit() -> None:
     """Let the children open as many files as they may: each viewer is one."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:

@@ -242,6 +242,9 @@ class Engine(Protocol):
     def check_origin(self, check: bool) -> None:
         """Say whether a viewer who names an origin is not to come up as `Arrived`."""
 
+    def trust_proxies(self, networks: Sequence[str]) -> None:
+        """Name the networks of balancers: behind them a viewer's address is what they say it is."""
+
     def hold_off(self, seconds: float) -> None:
         """Accept nobody for a while: there is no time for more viewers."""
 

@@ -17,6 +17,7 @@ from gevent.socket import socket as GeventSocket
 
 from _fastpath.reactor import Message, Reactor
 from gateway.engine import Closed, EngineEvent, EngineLimits, Form, Request, WsgiApp, handshake
+from gateway.engine.forwarded import Proxies
 from gateway.engine.upgrade import HTTP_SOCKETS, Handler
 from uproar import deflate
 from uproar.logs import event
@@ -53,6 +54,7 @@ class FastEngine:
         self._long_rest: Any = None
         self._timer: Any = None
         self.http_sockets = 0
+        self.proxies = Proxies()
         reactor = self._reactor = Reactor(
             limits,
             subprotocols,
@@ -130,6 +132,10 @@ class FastEngine:
             self._reactor.close(sid, code, reason)
         else:
             self._reactor.farewell(sid, farewell(code, reason))
+
+    def trust_proxies(self, networks: Sequence[str]) -> None:
+        self.proxies = Proxies(networks)
+        self._reactor.trust(self.proxies.packed)
 
     def stop_accepting(self) -> None:
         self._reactor.unlisten()

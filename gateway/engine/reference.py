@@ -33,6 +33,7 @@ from gateway.engine import (
 )
 from gateway.engine.acceptor import Acceptor
 from gateway.engine.audience import Audience, Message
+from gateway.engine.forwarded import Proxies
 from gateway.engine.upgrade import HTTP_SOCKETS, LINGER_S, Handler, linger
 from uproar import frames
 from uproar.logs import event
@@ -93,6 +94,7 @@ class ReferenceEngine:
         self._addresses: Counter[str] = Counter()
         self._next_sid = self._next_audience = 0
         self._server: Any = None
+        self.proxies = Proxies()
         self.sockets = 0  # accepted and not closed yet, of any kind
         self.bytes_sent = 0
         self.frames_sent = 0
@@ -107,6 +109,9 @@ class ReferenceEngine:
         self._server.engine = self
         self._server.logger = logger
         self._server.start()
+
+    def trust_proxies(self, networks: Sequence[str]) -> None:
+        self.proxies = Proxies(networks)
 
     def audience(self, form: Form) -> int:
         self._next_audience += 1

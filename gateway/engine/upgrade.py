@@ -98,6 +98,12 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
     def get_environ(self) -> dict[str, Any]:
         environ: dict[str, Any] = super().get_environ()
         self.wsgi_input = _Unread(self, self.wsgi_input)
+        proxies = self.server.engine.proxies
+        peer = _address(self.client_address)
+        environ["REMOTE_ADDR"] = proxies.viewer(peer, environ.get("HTTP_X_FORWARDED_FOR", ""))
+        # Where the balancer ends TLS, links and `ws_url` must say so.
+        if environ.get("HTTP_X_FORWARDED_PROTO") == "https" and proxies.trusts(peer):
+            environ["wsgi.url_scheme"] = "https"
         return environ
 
     def run_application(self) -> None:
@@ -111,7 +117,7 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
             self._agreed = deflate.negotiate(headers.get("sec-websocket-extensions", ""))
         except ValueError as error:
             refusal = refusal or handshake.bad_extensions(str(error))
-        if refusal is None and engine.refuses(_address(self.client_address)):
+        if refusal is None and engine.refuses(self.environ["REMOTE_ADDR"]):
             refusal = handshake.FULL
         if refusal is None:
             super().run_application()
@@ -143,7 +149,7 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
             environ["PATH_INFO"],
             environ.get("QUERY_STRING", ""),
             self._lower_headers(),
-            _address(self.client_address),
+            environ["REMOTE_ADDR"],
             self.chosen,
             compression=self._agreed.compression,
         )

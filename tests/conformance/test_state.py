@@ -143,6 +143,7 @@ def test_emptied_in_the_middle_it_heals(state, state_server):
 def test_a_lease_says_whether_it_stood(state, state_server):
     assert state.lease_gateway("g1", "i1", {}) is False
     assert state.lease_gateway("g1", "i1", {"s": 1}) is True
+    assert state.leased(["g0", "g1", "b-g1"]) == ["g1"]
     # A successor: what its predecessor said does not count for it.
     assert state.lease_gateway("g1", "i2", {"s": 2}) is False
     assert state.connections(["s"]) == [2]
@@ -150,6 +151,7 @@ def test_a_lease_says_whether_it_stood(state, state_server):
     assert state.connections(["s"]) == [2], "ended by one that does not hold it"
     state.end_lease("g1", "i2")
     assert state.connections(["s"]) == [0]
+    assert state.leased(["g1"]) == []
     state.lease_gateway("g1", "i2", {"s": 2})
     state_server.client().flushall()
     assert state.lease_gateway("g1", "i2", {"s": 2}) is False

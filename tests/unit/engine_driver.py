@@ -168,6 +168,7 @@ class Client:
         opened = engine.event("Opened")
         self.sid: int = opened[1]
         self.compression: str = opened[4]
+        self.address: str = opened[5]
         self._parser = FrameParser(
             role="client", max_message=1 << 24, deflate=self.compression != "none",
             context=self.compression == "window",

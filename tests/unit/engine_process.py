@@ -4,7 +4,8 @@
 
 Comes in, a line each: `[method, argument…]`, payloads as text, a form as its fields, what `prepare`
 gave as its number. Goes out, a line each: the port, then `["done", result]` for each line taken,
-and `[event, field…]` for what the engine hands up. `/raw` is a request that is handed over.
+and `[event, field…]` for what the engine hands up. `/raw` is a request that is handed over,
+`/who` is answered with the scheme and the address that it seems to come from.
 """
 
 from gevent import monkey
@@ -46,7 +47,8 @@ def up(batch: list[EngineEvent]) -> None:
             sids = [what.sid] if isinstance(what, Opened) else what.sids
             request = what.request
             for sid in sids:
-                tell("Opened", sid, request.path, request.subprotocol, request.compression)
+                said = (request.path, request.subprotocol, request.compression, request.address)
+                tell("Opened", sid, *said)
         elif isinstance(what, Received):
             if what.data == "raise":
                 raise RuntimeError("asked to")
@@ -62,6 +64,10 @@ def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         start_response("200 OK", [("Content-Type", "text/plain")])
         request = Request("/raw", "", {}, environ["REMOTE_ADDR"], None, dialect="raw")
         return Handover(request, b"welcome\n", lambda code, reason: f"{code} {reason}\n".encode())
+    if environ["PATH_INFO"] == "/who":
+        said = f"{environ['wsgi.url_scheme']} {environ['REMOTE_ADDR']}".encode()
+        start_response("200 OK", [("Content-Length", str(len(said)))])
+        return [said]
     start_response("200 OK", [("Content-Type", "text/html"), ("Content-Length", "2")])
     return [b"ok"]
 

@@ -118,6 +118,9 @@ class MemoryEngine:
             self.sockets[sid].audiences.remove(audience)
         self.positions.pop(audience, None)
 
+    def sent_to(self, audience):
+        return 0
+
     def members(self, audience: int) -> int:
         return len(self.groups.get(audience, ()))
 

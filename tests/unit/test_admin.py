@@ -51,11 +51,11 @@ def machine():
 
 
 @contextmanager
-def admin(config):
+def admin(config, *options):
     listener = socket.create_server(("127.0.0.1", 0))
     reader, writer = os.pipe()
     command = [sys.executable, "-m", "uproar.admin", "--config", str(write_effective(config))]
-    command += ["--listen-fd", str(listener.fileno()), "--ready-fd", str(writer)]
+    command += ["--listen-fd", str(listener.fileno()), "--ready-fd", str(writer), *options]
     with (
         listener,
         subprocess.Popen(

@@ -4,7 +4,6 @@ import os
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 import tomllib
 from pathlib import Path
@@ -160,26 +159,6 @@ def test_the_module_runs_and_help_needs_none_of_the_big_libraries():
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(b"Usage: uproar ")
     assert done.stdout.endswith(b"\n[]\n")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "module"),
-    [(["gateway", "--name", "g9", "--help"], "gateway"), (["worker", "archive"], "workers")],
-)
-def test_gateway_and_worker_become_their_modules(arguments, module):
-    with tempfile.TemporaryDirectory(prefix="up") as path:
-        package = Path(path) / module
-        package.mkdir()
-        (package / "__init__.py").write_text("")
-        (package / "__main__.py").write_text("import os, sys; print(os.getpid(), sys.argv[1:])")
-        with subprocess.Popen(
-            [sys.executable, "-m", "uproar", *arguments],
-            stdout=subprocess.PIPE,
-            cwd=path,
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-        ) as process:
-            out = process.communicate(timeout=30)[0].decode()
-    assert out == f"{process.pid} {arguments[1:]}\n"
 
 
 def test_children_get_no_settings_and_no_token_from_the_environment():

@@ -1057,7 +1057,7 @@ def handed_over(engine: Engine) -> tuple[socket.socket, int]:
         data += sock.recv(1)
     assert data.startswith(b"HTTP/1.1 200 ")
     opened = engine.event("Opened")
-    assert opened[2:] == ["/raw", None, "none"]
+    assert opened[2:] == ["/raw", None, "none", "127.0.0.1"]
     return sock, opened[1]
 
 

@@ -98,6 +98,9 @@ class State(Protocol):
         False when the lease did not stand any more: STATE may have forgotten everything else, too.
         """
 
+    def leased(self, names: list[str]) -> list[str]:
+        """Return which of these gateways have a live lease."""
+
     def end_lease(self, name: str, incarnation: str) -> None:
         """Give a gateway's lease up: its connections and seats count no more."""
 

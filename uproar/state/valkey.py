@@ -119,6 +119,10 @@ class ValkeyState:
         held = self._run(commands)[0]
         return bool(held == incarnation.encode())
 
+    def leased(self, names: list[str]) -> list[str]:
+        held = self._leases({name.encode() for name in names})
+        return [name for name in names if held[name.encode()] is not None]
+
     def end_lease(self, name: str, incarnation: str) -> None:
         self._run([("EVAL", _END_LEASE, 1, f"gateway:{name}", incarnation)])
 
