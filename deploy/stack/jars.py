@@ -69,7 +69,7 @@ def _project(name: str, artifacts: tuple[Artifact, ...]) -> str:
         for group, artifact, version in artifacts
     )
     return (
-        '<project xmlns="http://maven.apache.org/POM/4.0.0"><modelVersion>4.0.0</modelVersion>'
+        "<project><modelVersion>4.0.0</modelVersion>"  # Maven reads it without its namespace
         f"<groupId>uproar.stack</groupId><artifactId>{name}</artifactId><version>1</version>"
         f"<packaging>pom</packaging><dependencies>{dependencies}</dependencies></project>\n"
     )
