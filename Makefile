@@ -8,10 +8,10 @@ STAMP  := $(VENV)/.installed
 INPUTS := requirements.txt pyproject.toml setup.py $(wildcard $(addprefix _fastpath/*.,pyx pxd c h))
 ARGS   ?=
 PYTEST := $(BIN)/python -m pytest
-SUITES := unit conformance integration browser chaos
+SUITES := unit conformance integration metrics browser chaos
 
 .DEFAULT_GOAL := help
-.PHONY: conformance schemathesis screenshot help setup packages serve test $(addprefix test-,$(SUITES)) chromium lint fmt bench wheel models clean clean-data stack-up stack-down test-stack java balancers
+.PHONY: conformance fuzz schemathesis screenshot help setup packages serve test $(addprefix test-,$(SUITES)) chromium lint fmt bench wheel models clean clean-data stack-up stack-down test-stack java prometheus balancers
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-24s %s\n", $$1, $$2}'
@@ -71,7 +71,7 @@ test: $(STAMP) $(addprefix test-,$(SUITES))  ## run all tests (ARGS="-k name" na
 # pytest answers 5 where a suite has no test that fits: nothing failed.
 define run-suite
 	@echo "== tests/$(1)"
-	@$(PYTEST) tests/$(1) $(ARGS) || { code=$$?; [ $$code -eq 5 ] || exit $$code; }
+	@$(PYTEST) tests/$(1) -m "not stack" $(ARGS) || { code=$$?; [ $$code -eq 5 ] || exit $$code; }
 endef
 
 test-unit: $(STAMP)  ## functions and processes of one module, in seconds
@@ -88,6 +88,22 @@ test-browser: $(STAMP) chromium  ## the page in a real Chromium
 
 test-chaos: $(STAMP)  ## processes killed while comments are played
 	$(call run-suite,chaos)
+
+test-metrics: $(STAMP) prometheus  ## metrics, alerts and dashboard, before a real Prometheus
+	$(call run-suite,metrics)
+
+# Unpacked, not installed: Debian's package would start a server of its own.
+prometheus:
+	@if command -v prometheus >/dev/null && command -v promtool >/dev/null; then exit 0; fi; \
+	if [ -x build/prometheus/usr/bin/prometheus ]; then exit 0; fi; \
+	mkdir -p build/prometheus; cd build/prometheus; \
+	get() { apt-get download -qq prometheus 2>/dev/null; }; \
+	if command -v apt-get >/dev/null && { get || { apt-get update -qq && get; }; } \
+	  && dpkg -x prometheus_*.deb . ; then \
+	  rm -f prometheus_*.deb; echo "unpacked: prometheus (for the tests of metrics and alerts)"; \
+	else \
+	  echo "missing: prometheus and promtool; their tests are skipped: sudo apt-get install prometheus" >&2; \
+	fi
 
 # --- the servers of a scaled-out system, on loopback: `python -m deploy.stack --help` ---
 
@@ -154,13 +170,20 @@ conformance: $(STAMP)  ## the Autobahn cases against the engine, by hand
 	@$(BIN)/python -c 'import kosoku' 2>/dev/null || $(BIN)/python -m pip install --quiet kosoku==0.1.0
 	$(BIN)/python -m benchmarks.conformance $(ARGS)
 
+SECONDS ?= 60
+fuzz: $(STAMP)  ## random bytes for everything that reads them (SECONDS=60 each, ARGS="reactor")
+	@command -v clang >/dev/null || [ "$$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null \
+	  || DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends clang libclang-rt-14-dev >/dev/null \
+	  || echo "clang can't be had here: the inputs are changed without looking at coverage" >&2
+	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(ARGS)
+
 schemathesis: $(STAMP)  ## property tests of the REST API, by hand
 	$(PYTHON) -m venv build/schemathesis
 	build/schemathesis/bin/python -m pip install --quiet schemathesis==4.32.5
 	SCHEMATHESIS=$(CURDIR)/build/schemathesis/bin/schemathesis $(PYTEST) tests/integration/test_openapi.py
 
 screenshot: $(STAMP) chromium  ## docs/screenshot-room.png anew, from a running demo
-	$(BIN)/python -m tests.browser.screenshot
+	$(BIN)/python -m tests.browser.screenshot docs/screenshot-room.png
 
 # A wheel goes to other machines, so it has in it nothing of this processor and needs no library that
 # may be missing there; UPROAR_NATIVE=1 makes one for machines like this.

@@ -87,6 +87,11 @@ uint32_t up_audience_members(const up_reactor *r, uint64_t number) {
     return a ? a->n : 0;
 }
 
+uint64_t up_audience_sent(const up_reactor *r, uint64_t number) {
+    const audience *a = audience_of(r, number);
+    return a ? a->sent : 0;
+}
+
 uint32_t up_audience_on_window(const up_reactor *r, uint64_t number) {
     const audience *a = audience_of(r, number);
     return a ? a->on : 0;
@@ -299,7 +304,10 @@ int up_audience_broadcast(up_reactor *r, uint64_t number, const uint8_t *payload
         if (c->place != NONE && r->places[c->place].next != NONE && buffer->compressed)
             off_others(r, c, (uint32_t)(a - r->audiences));
         int taken = c->flags & SKIP ? -2 : conn_write(r, c, a->members[at].slot, &buffer, 1, 0);
-        if (taken == 1) continue;
+        if (taken == 1) {
+            a->sent += buffer->n;
+            continue;
+        }
         if (taken == 0) full[full_n++] = sid_of(c, a->members[at].slot);
         if (at < windowed_n) {
             c->flags |= DROPPED;

@@ -4,6 +4,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 
 #include "deflate.h"
 #include "frames.h"
@@ -14,6 +15,7 @@
 #define SLOT_BITS 20
 #define CHUNK_BITS 10
 #define NONE UINT32_MAX
+#define EVENTS_PER_PASS 256
 
 /* A shared message. The bytes lie at `at`, with room for a frame's head before them. */
 struct up_buffer {
@@ -50,7 +52,7 @@ typedef struct {
     uint32_t gen;
     uint8_t state;
     uint16_t flags;
-    uint16_t commands;    /* in the second `second` */
+    uint32_t commands;    /* in the second `second` */
     uint32_t second;
     uint32_t counter;     /* of reactions, 0 for none */
     uint32_t place;       /* first of its places in audiences; while FREE, the next free slot */
@@ -90,6 +92,7 @@ typedef struct {
     up_window *window; /* made with the first message, while there are fewer than WINDOWS_MAX */
     uint64_t key_ms;   /* of the last keyframe */
     int64_t position;  /* -1: not said */
+    uint64_t sent;     /* bytes of broadcasts that members took */
 } audience;
 
 typedef struct {
@@ -112,6 +115,7 @@ struct up_reactor {
     int epoll, spare; /* spare: a descriptor to give up when there are no more */
     int listener;
     uint8_t listening, check_origin;
+    uint8_t more; /* a socket of this pass has more than was read */
     uint64_t listen_at;    /* ms: not before */
     double accept_tokens;
     uint64_t accept_ms;
@@ -146,6 +150,9 @@ struct up_reactor {
     uint32_t kind_most;
     counter *sums;
     uint32_t sums_room, sums_at;
+
+    struct epoll_event events[EVENTS_PER_PASS];
+    int event_at, event_n; /* those of the pass before that it had no time for */
 
     uint8_t *scratch; /* what is read lies here first */
 };

@@ -14,8 +14,8 @@
 
 #include "commands.h"
 
-#define EVENTS_PER_PASS 256
 #define ACCEPTS_PER_PASS 64
+#define PASS_MS 20 /* then the rest waits: 4 KB of bombs take up to 8 ms, of each who sends them */
 #define READ_BYTES 16384
 #define DEFLATED_BYTES 4096 /* at once where they may inflate a thousandfold: 4 MiB, 8 ms */
 #define LINGER_BYTES (16u << 20)
@@ -597,7 +597,8 @@ static void hear_no_more(up_reactor *r, const conn *c, uint32_t slot) {
 }
 
 static void readable(up_reactor *r, conn *c, uint32_t slot) {
-    ssize_t n = recv(c->fd, r->scratch, c->flags & DEFLATE ? DEFLATED_BYTES : READ_BYTES, MSG_DONTWAIT);
+    size_t most = c->flags & DEFLATE ? DEFLATED_BYTES : READ_BYTES;
+    ssize_t n = recv(c->fd, r->scratch, most, MSG_DONTWAIT);
     if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR)) return;
     if (n <= 0) {
         if (c->state == OPEN || c->state == RAW) conn_gone(r, c, slot, 1006);
@@ -607,6 +608,7 @@ static void readable(up_reactor *r, conn *c, uint32_t slot) {
         return;
     }
     r->counters.bytes_received += (uint64_t)n;
+    if ((size_t)n == most) r->more = 1;
     c->seen = r->tick;
     c->flags &= (uint16_t)~ASKED;
     switch (c->state) {
@@ -627,23 +629,32 @@ static void readable(up_reactor *r, conn *c, uint32_t slot) {
 }
 
 int up_reactor_poll(up_reactor *r) {
-    struct epoll_event events[EVENTS_PER_PASS];
-    int count = epoll_wait(r->epoll, events, EVENTS_PER_PASS, 0);
-    if (count < 0) return errno == EINTR ? 0 : -1;
+    /* Whoever is late is served before anybody is served twice. */
+    if (r->event_at == r->event_n) {
+        int count = epoll_wait(r->epoll, r->events, EVENTS_PER_PASS, 0);
+        if (count < 0) return errno == EINTR ? 0 : -1;
+        r->event_at = 0;
+        r->event_n = count;
+    }
     r->now_ms = clock_ms();
-    for (int at = 0; at < count; at++) {
-        if (events[at].data.u64 == LISTENER) {
-            accept_some(r);
+    r->more = 0;
+    int first = r->event_at;
+    while (r->event_at < r->event_n) {
+        const struct epoll_event *event = &r->events[r->event_at++];
+        if (event->data.u64 == LISTENER) {
+            if (r->listening) accept_some(r);
             continue;
         }
-        uint32_t slot = (uint32_t)events[at].data.u64, gen = (uint32_t)(events[at].data.u64 >> 32);
+        uint32_t slot = (uint32_t)event->data.u64, gen = (uint32_t)(event->data.u64 >> 32);
         conn *c = conn_at(r, slot);
-        if (c->gen != gen || c->state == FREE) continue; /* ended earlier in this pass */
-        if (events[at].events & EPOLLOUT) conn_flush(r, c, slot);
-        if (events[at].events & (EPOLLIN | EPOLLHUP | EPOLLERR) && c->gen == gen && c->state != FREE)
+        if (c->gen != gen || c->state == FREE) continue; /* ended since */
+        if (event->events & EPOLLOUT) conn_flush(r, c, slot);
+        if (event->events & (EPOLLIN | EPOLLHUP | EPOLLERR) && c->gen == gen && c->state != FREE)
             readable(r, c, slot);
+        if (clock_ms() - r->now_ms >= PASS_MS) break;
     }
-    return count;
+    if (r->event_at < r->event_n) r->more = 1;
+    return r->more ? EVENTS_PER_PASS : r->event_at - first;
 }
 
 /* ---- timers ------------------------------------------------------------------------------------- */

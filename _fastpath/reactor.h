@@ -1,8 +1,8 @@
 /* The reactor: the connections of one process over one epoll, and the audiences they are in.
  *
  * The loop's contract. One thread; the caller holds the GIL in every call. A pass (`up_reactor_poll`) takes at most
- * EVENTS_PER_PASS ready sockets, one read of at most 16 KB each and ACCEPTS_PER_PASS connections, then returns: what
- * is left is ready still. What happens is told by the hooks, which must not call the reactor. Sending is
+ * EVENTS_PER_PASS ready sockets, one read of at most 16 KB each and ACCEPTS_PER_PASS connections, and takes none up
+ * after PASS_MS, then returns: what is left is ready still. What happens is told by the hooks, which must not call the reactor. Sending is
  * done where it is asked for; what a socket does not take is kept as a reference to the shared buffer and sent by a
  * later pass.
  *
@@ -95,7 +95,8 @@ void up_reactor_hold_off(up_reactor *r, double seconds); /* accept nobody for a 
 void up_reactor_handed(up_reactor *r, int by); /* how many more sockets the HTTP server has */
 const up_counters *up_reactor_counters(const up_reactor *r);
 
-/* One pass over what is ready now; never waits. Returns how many sockets were looked at, -1 with errno. */
+/* One pass over what is ready now; never waits. Returns how many sockets were looked at, as many as one pass may
+ * take where more is waiting, -1 with errno. */
 int up_reactor_poll(up_reactor *r);
 /* Send the handshakes that nobody has added anything to since they were told of. */
 void up_reactor_flush(up_reactor *r);
@@ -112,6 +113,7 @@ void up_reactor_feed(up_reactor *r, uint64_t sid, const uint8_t *first, size_t n
 uint64_t up_audience_new(up_reactor *r, int framing, int compression); /* 0: no memory */
 void up_audience_free(up_reactor *r, uint64_t audience);
 uint32_t up_audience_members(const up_reactor *r, uint64_t audience);
+uint64_t up_audience_sent(const up_reactor *r, uint64_t audience); /* bytes that members took of broadcasts */
 uint32_t up_audience_on_window(const up_reactor *r, uint64_t audience);
 uint32_t up_audience_sids(const up_reactor *r, uint64_t audience, uint64_t *out, uint32_t room);
 void up_audience_stands(up_reactor *r, uint64_t audience, int64_t position);

@@ -73,6 +73,7 @@ cdef extern from "reactor.h":
     uint64_t up_audience_new(up_reactor *, int, int)
     void up_audience_free(up_reactor *, uint64_t)
     uint32_t up_audience_members(const up_reactor *, uint64_t)
+    uint64_t up_audience_sent(const up_reactor *, uint64_t)
     uint32_t up_audience_on_window(const up_reactor *, uint64_t)
     uint32_t up_audience_sids(const up_reactor *, uint64_t, uint64_t *, uint32_t)
     void up_audience_stands(up_reactor *, uint64_t, int64_t)

@@ -76,6 +76,8 @@ cdef class Reactor:
         cdef up_limits c_limits
         cdef up_hooks hooks
         cdef up_text[8] names
+        if len(protocols) > 8:
+            raise ValueError(f"{len(protocols)} subprotocols; there is room for 8")
         c_limits.handshake_s = limits.handshake_s
         c_limits.handshake_bytes = limits.handshake_bytes
         c_limits.message_bytes = limits.message_bytes
@@ -177,6 +179,8 @@ cdef class Reactor:
     def count_reactions(self, tuple kinds, uint32_t most) -> None:
         """Count REACTs of these kinds, with a count of at most so many, without asking."""
         cdef up_text[32] names
+        if len(kinds) > UP_KINDS_MAX:
+            raise ValueError(f"{len(kinds)} kinds of reaction; at most {UP_KINDS_MAX} are counted")
         encoded = [kind.encode() for kind in kinds]
         for at, kind in enumerate(encoded):
             names[at].at = <const char *>kind
@@ -242,6 +246,10 @@ cdef class Reactor:
     def members(self, uint64_t audience) -> int:
         """Return how many sessions an audience has."""
         return up_audience_members(self._r, audience)
+
+    def sent_to(self, uint64_t audience) -> int:
+        """Return how many bytes its members took from `broadcast`."""
+        return up_audience_sent(self._r, audience)
 
     def on_window(self, uint64_t audience) -> int:
         """Return how many of them read its shared window."""

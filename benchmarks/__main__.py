@@ -22,6 +22,7 @@ from benchmarks import (
     handshakes,
     host,
     idle,
+    metrics,
     millions,
     reactions,
     slow,
@@ -38,6 +39,7 @@ BENCHMARKS: Final[dict[str, Callable[..., Report]]] = {
     "flood": flood.measure,
     "reactions": reactions.measure,
     "bytes": sizes.measure,
+    "metrics": metrics.measure,
     # One gateway on a core of its own, against the bars of the engine.
     "frames-1000": functools.partial(against_bare.measure, viewers=1000, rate=10.0, p99_ms=60),
     "frames-10000": functools.partial(against_bare.measure, viewers=10_000, rate=10.0, p99_ms=150),

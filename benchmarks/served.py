@@ -97,6 +97,11 @@ class Served:
             self._process.communicate()
         shutil.rmtree(self._folder, ignore_errors=True)
 
+    @property
+    def data(self) -> Path:
+        """The data directory."""
+        return self._folder / "d"
+
     def stream(self, name: str) -> str:
         """Return the WebSocket URL of a stream."""
         return f"{self.info['ws'].rstrip('/')}/stream/{name}"

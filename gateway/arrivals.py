@@ -8,8 +8,10 @@ greenlets, so nothing is missed or doubled: events that wait for the next tick a
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final
 
 import gevent
@@ -26,7 +28,10 @@ from uproar.auth import Claims
 from uproar.codes import CloseCode
 from uproar.config import Config
 from uproar.events import Event
+from uproar.logs import event
 from uproar.state import StateLost
+
+logger = logging.getLogger(__name__)
 
 OPENED_S = 0.5  # for a stream's opening to reach this gateway, where only opened ones exist
 OPEN_S = 10.0  # for a stream to come up while its first viewers wait
@@ -48,8 +53,14 @@ class Arrivals:
         welcome: Callable[[Live, Wish, Claims | None, str, bool], native.Object],
         end: Callable[[Session, CloseCode, str], None],
         settled: Callable[[Session], None],
+        summon: Callable[[int], Session | None],
+        dismiss: Callable[[Session], None],
     ) -> None:
-        """`welcome` makes WELCOME: of (stream, wish, who, session's name, recovered)."""
+        """`welcome` makes WELCOME: of (stream, wish, who, session's name, recovered).
+
+        `settled` is told of a session that is live, `dismiss` of one that may be plain now, and
+        `summon` returns a session by its sid, None for one that is gone.
+        """
         self.config = config
         self.feed = feed
         self.ticker = ticker
@@ -57,18 +68,17 @@ class Arrivals:
         self.sessions = sessions
         self.welcome = welcome
         self.end = end
-        self.settled = settled  # a session is live
+        self.settled = settled
+        self.summon = summon
+        self.dismiss = dismiss
+        # Of (audience, how many): at which `sent`, and the message.
         self._backlogs: dict[tuple[int, int], tuple[int, Any]] = {}
-        self.summon: Callable[
-            [int], Session | None
-        ]  # a session by its sid, None for one that is gone
-        self.dismiss: Callable[[Session], None]  # a session that nothing need be known of any more
         self._waiting: dict[str, set[int]] = {}  # to be brought up with their stream's next tick
 
     def enter(self, session: Session) -> None:
         """Take up a session that has just connected."""
         if not self.config.streams.open and not session.live.standing.opened:
-            gevent.spawn(self._enter_opened, session)
+            gevent.spawn(self._guarded, self._enter_opened, session)
         elif session.wish.offset is None:
             if session.live.ready:
                 self._join(session, None)
@@ -76,7 +86,7 @@ class Arrivals:
                 self._wait(session)
         else:
             # A resume may have to read the store: a greenlet of its own, while it lasts.
-            gevent.spawn(self._resume, session, session.wish.offset)
+            gevent.spawn(self._guarded, self._resume, session, session.wish.offset)
         if not session.live.ready:
             gevent.spawn_later(OPEN_S, self._too_late, session)
 
@@ -117,6 +127,8 @@ class Arrivals:
         waiting = self._waiting.get(stream)
         if waiting is not None:
             waiting.discard(sid)
+            if not waiting:
+                del self._waiting[stream]
 
     def bring_up(self, live: Live) -> None:
         """Bring those who wait to exactly `live.sent`, and into their audience."""
@@ -125,9 +137,20 @@ class Arrivals:
             if session is None:
                 continue
             if session.joining:
-                self._join(session, None)
+                self._guarded(self._join, session, None)
             elif session.lags_from is not None:
-                self._catch_up(session, session.lags_from)
+                self._guarded(self._catch_up, session, session.lags_from)
+
+    def _guarded(self, step: Callable[..., None], session: Session, *arguments: Any) -> None:
+        """Take a step with a session; a fault of ours costs this one and nobody else."""
+        try:
+            step(session, *arguments)
+        except Exception:
+            event(
+                logger, "session_failed", level=logging.ERROR,
+                stream=session.live.stream, exc_info=True,
+            )  # fmt: skip
+            self.end(session, codes.INTERNAL_ERROR, "a fault of ours; connect again")
 
     def lags(self, sid: int, position: int) -> None:
         """A session's queue is full; it stands at `position` and gets nothing until it drains."""
@@ -138,6 +161,7 @@ class Arrivals:
             self.end(session, codes.TOO_SLOW, "you did not take what you were sent in time")
             return
         session.lags_from = position
+        self.ticker.figures.overflows += 1
         if session.audience is not None:
             self.engine.leave(sid, self.ticker.audiences.number(session.audience))
             session.audience = None
@@ -147,7 +171,11 @@ class Arrivals:
         session = self.sessions.get(sid)
         if session is None:
             return
-        if session.lags_from is not None:
+        if session.joining:
+            if session.lags_from is not None:
+                session.lags_from = None
+                self.enter(session)
+        elif session.lags_from is not None:
             self._wait(session)
         elif session.outgoing:
             self.ticker.private_again(session)
@@ -174,20 +202,23 @@ class Arrivals:
         if resumed is not None:
             objects += objects_of(_seen(session, resumed.events), moderator=moderator)
         elif wish.dialect == "native" and not (
-            claims is not None and claims.sub in live.hidden_authors()
+            claims is not None and live.hides_some_of(claims.sub)
         ):
             backlog = self._backlog(live, key, number, wish.backlog)
         elif wish.backlog:
-            seen = _seen(session, live.newest())[-wish.backlog :]
+            seen = live.latest(wish.backlog, session.sees)
             objects += historical(seen, moderator=moderator)
-        session.joining = False
-        session.wish = wish.kept()
+        if wish.offset is not None:
+            self.ticker.figures.resumed(resumed is not None)
         greeting = self.ticker.encoded(session, objects, live.sent)
         if self.engine.admit([session.sid], number, greeting, -1, backlog):
-            session.lags_from = live.sent
-        else:
-            session.audience = key
-            self._settle(session)
+            session.lags_from = live.sent  # its greeting, too, waits until its queue has drained
+            return
+        session.joining = False
+        if wish.offset is not None:
+            session.wish = wish.kept()  # else it is kept already, one object for many sessions
+        session.audience = key
+        self._settle(session)
 
     def _backlog(self, live: Live, key: AudienceKey, number: int, most: int) -> Any:
         """Return the newest comments as an audience sees them, as the engine sends them."""
@@ -196,7 +227,7 @@ class Arrivals:
         kept = self._backlogs.get((number, most))
         if kept is not None and kept[0] == live.sent:
             return kept[1]
-        seen = [found for found in live.newest() if sees(key, found)][-most:]
+        seen = live.latest(most, partial(sees, key))
         message = None
         if seen:
             objects = historical(seen, moderator=key.moderates)
@@ -258,7 +289,7 @@ class Arrivals:
         older: list[Event] = []
         covered = offset
         while live.since(covered) is None:
-            upto = live.start
+            upto = live.horizon
             found = self.feed.stored(live, covered, upto)
             if found is None:
                 return None
@@ -274,7 +305,7 @@ class Arrivals:
         past = session.live.since(offset)
         if past is None:
             # More than is kept here. The control events among it must not be lost: the store.
-            gevent.spawn(self._catch_up_far, session, offset)
+            gevent.spawn(self._guarded, self._catch_up_far, session, offset)
         else:
             self._send_folded(session, offset, past)
 
@@ -283,10 +314,10 @@ class Arrivals:
         controls: list[Event] = []
         covered = offset
         while live.since(covered) is None:
-            upto = live.start
+            upto = live.horizon
             found = self.feed.stored_controls(live, covered, upto)
-            if session.sid not in self.sessions:
-                return
+            if session.sid not in self.sessions or session.lags_from != offset:
+                return  # gone, or brought up meanwhile: its queue was full and drained once more
             if found is None:
                 self.end(session, codes.TOO_SLOW, "too far behind; connect again")
                 return
@@ -303,13 +334,15 @@ class Arrivals:
         events, gap_to = fold(visible, self.config.gateway.backlog_default)
         if controls is not None:
             events = [*_seen(session, controls), *events]
-            gap_to = gap_to if gap_to is not None else session.live.start
+            gap_to = gap_to if gap_to is not None else session.live.horizon
         moderator = session.moderates
         if gap_to is None:
             objects = objects_of(events, moderator=moderator)
         else:
             # Positions only rise: the controls of the gap, the GAP, what came after it.
             gap = {"type": "GAP", "from": offset, "to": gap_to, "reason": "too_slow"}
+            kept = self.config.gateway.backlog_default
+            self.ticker.figures.folded += max(0, visible.comments - kept)
             folded = [found for found in events if found.offset <= gap_to]
             newest = [found for found in events if found.offset > gap_to]
             objects = [

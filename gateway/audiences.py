@@ -6,13 +6,18 @@ lags), to one, or to several.
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from collections import Counter
+from typing import Final, NamedTuple, TypeAlias
 
 from gateway.engine import Engine, Form
 from uproar.events import MASK_ALL, RATE_5, RATE_20, RATE_50, SHOWN, Event, Visibility
 
 RATES: Final = {"all": SHOWN, "50": RATE_50, "20": RATE_20, "5": RATE_5}
 FRAMINGS: Final = {("native", "json"): "text", ("native", "msgpack"): "binary"}
+
+
+# What audiences are told apart by in metrics: dialect, codec, compression.
+Kind: TypeAlias = tuple[str, str, str]
 
 
 class AudienceKey(NamedTuple):
@@ -29,6 +34,11 @@ class AudienceKey(NamedTuple):
     def form(self) -> Form:
         """How the engine sends to it; a dialect that is no WebSocket goes out as it is."""
         return Form(FRAMINGS.get((self.dialect, self.codec), "raw"), self.compression)
+
+    @property
+    def kind(self) -> Kind:
+        """What it has in common with audiences of other streams."""
+        return self.dialect, self.codec, self.compression
 
     @property
     def moderates(self) -> bool:
@@ -52,6 +62,7 @@ class Audiences:
         self.engine = engine
         self._keys: dict[int, AudienceKey] = {}
         self._by_stream: dict[str, dict[AudienceKey, int]] = {}
+        self._forgotten_bytes: Counter[Kind] = Counter()  # sent to audiences that are no more
 
     def number(self, key: AudienceKey) -> int:
         """Return the engine's number of an audience, a new one for a new key."""
@@ -72,6 +83,22 @@ class Audiences:
 
     def forget(self, stream: str) -> None:
         """Drop the audiences of a stream that nobody watches."""
-        for number in self._by_stream.pop(stream, {}).values():
+        for key, number in self._by_stream.pop(stream, {}).items():
+            self._forgotten_bytes[key.kind] += self.engine.sent_to(number)
             del self._keys[number]
             self.engine.forget(number)
+
+    def bytes_by_kind(self) -> dict[Kind, int]:
+        """Return how many bytes all audiences of a kind were sent, of all times."""
+        found = self._forgotten_bytes.copy()
+        for number, key in self._keys.items():
+            found[key.kind] += self.engine.sent_to(number)
+        return found
+
+    def members_by_kind(self) -> dict[Kind, int]:
+        """Return how many sessions are in the audiences of a kind."""
+        # A kind that there was once goes on as 0.
+        found: Counter[Kind] = Counter(dict.fromkeys(self._forgotten_bytes, 0))
+        for number, key in self._keys.items():
+            found[key.kind] += self.engine.members(number)
+        return found

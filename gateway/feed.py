@@ -19,6 +19,7 @@ import gevent
 from gevent.event import Event as Flag
 
 from gateway.ephemeral import Ephemeral
+from gateway.figures import Figures
 from gateway.live import Live
 from uproar import ephemeral
 from uproar.batch import Batch, decode_batch
@@ -67,8 +68,10 @@ class Feed:
         self.ephemeral: Ephemeral
         self.kick: Callable[[str, str | None], object]  # of a user, on one stream or on all
         self.live: dict[str, Live] = {}
+        self.figures = Figures()
         self.gaps = 0
         self.fills = 0
+        self.reconnects = -1  # to the bus: the first one is none
         self.probe_at = 0.0  # when the last probe of ours came back, monotonic
         self._subscriber: Subscriber | None = None
         self._confirmed: dict[str, Flag] = {}
@@ -83,7 +86,12 @@ class Feed:
     @property
     def delivers(self) -> bool:
         """Whether a probe came through the bus to us lately."""
-        return time.monotonic() - self.probe_at < PROBE_LATE_S
+        return self.probe_age_s < PROBE_LATE_S
+
+    @property
+    def probe_age_s(self) -> float:
+        """How long ago the last probe came back."""
+        return time.monotonic() - self.probe_at
 
     def watch(self, stream: str) -> Live:
         """Return a stream's live state, opening it when it is new; `on_ready` says when it is."""
@@ -118,6 +126,7 @@ class Feed:
             try:
                 subscriber = self.bus.subscriber()
                 subscriber.subscribe([control_channel(self.name)])
+                self.reconnects += 1
                 self._subscriber = subscriber
                 for live in list(self.live.values()):
                     gevent.spawn(self._open if not live.ready else self._reopen, live)
@@ -164,9 +173,11 @@ class Feed:
             self.kick(body.user, body.stream)
         else:
             self.probe_at = time.monotonic()
+            self.figures.probed()
 
     def _take(self, live: Live, batch: Batch) -> None:
         if live.take(batch):
+            self.figures.came(batch.published_ms, batch.events)
             if live.pending:
                 self.on_events(live)
         elif live.ready:
@@ -438,6 +449,8 @@ class Feed:
 
     def _probe(self) -> None:
         while True:
+            if self.probe_at:  # the first ones may leave before anybody hears them
+                self.figures.probe()
             try:
                 self.bus.publish([(control_channel(self.name), PROBE)])
             except BusLost:

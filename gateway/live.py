@@ -7,13 +7,27 @@ and pieces of the recent past for those who join, resume or lagged.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, islice
 from typing import Final, NamedTuple
 
 from uproar.batch import Batch
-from uproar.events import CONTROL_TYPES, MASK_ALL, STANDING_TYPES, Comment, CommentDeleted, Event
+from uproar.events import CONTROL_TYPES, MASK_ALL, STANDING_TYPES, Event
 from uproar.standing import Standing, standing_of
 
 INBOX_EVENTS: Final = 50_000  # live events that may wait for a hole to be filled
+BACKLOG_EVENTS: Final = 1000  # kept behind the recent ones, for those who join
+# What decides which comments are shown.
+SHOWING_TYPES: Final = frozenset(
+    {
+        "COMMENT",
+        "COMMENT_DELETED",
+        "COMMENT_RESTORED",
+        "COMMENT_APPROVED",
+        "USER_REMOVED",
+        "CLEARED",
+    }
+)
 
 
 class Past(NamedTuple):
@@ -39,12 +53,11 @@ class Live:
         self.ready = False
         self.standing = Standing()  # as received: at most one tick ahead of what was sent
         self.pending: list[Event] = []  # received, for the next tick
-        self.backlog: deque[Event] = deque(maxlen=1000)  # comments at and before `start`
+        self.backlog: deque[Event] = deque()  # at and before `start`, of SHOWING_TYPES
         self.inbox: deque[Batch] = deque()
         self._inbox_events = 0
         self._recent: deque[Event] = deque()
-        self._newest: tuple[int, list[Event]] = (-1, [])  # at which `sent`, and the comments
-        self._hidden: tuple[list[Event], frozenset[str]] = ([], frozenset())
+        self._written: dict[str, list[Event]] = {}  # the kept comments of each author, in order
         self._keep_events = keep_events
         self._keep_ms = keep_ms
 
@@ -63,9 +76,10 @@ class Live:
         self.position = self.sent = position
         self._recent = deque(past)
         self.start = past[0].offset - 1 if past else position
-        self.backlog.clear()
-        self.backlog.extend(event for event in backlog if event.offset <= self.start)
-        self._newest = (-1, [])
+        self.backlog = deque(event for event in backlog if event.offset <= self.start)
+        self._written.clear()
+        for event in chain(self.backlog, past):
+            self._note(event)
         self.standing = Standing()
         # What the store has of the ring's events comes twice, in the same order: no harm.
         for event in [*standing, *past]:
@@ -112,6 +126,7 @@ class Live:
         self.position = upto
         self._recent.clear()
         self.backlog.clear()  # what was deleted in the hole must not be shown to those who join
+        self._written.clear()
         self.start = upto
 
     def restand(self, stored: list[Event]) -> None:
@@ -124,20 +139,34 @@ class Live:
             if event.offset > self.position:
                 self.pending.append(event)
                 self._recent.append(event)
+                self._note(event)
                 if event.type in STANDING_TYPES:
                     self.standing.apply(event)
         self.position = max(self.position, batch.last)
+
+    def _trim(self) -> None:
+        """Let go of what is too old or too much."""
         recent = self._recent
         while len(recent) > self._keep_events or (
             recent and recent[0].ts < recent[-1].ts - self._keep_ms
         ):
             old = recent.popleft()
             self.start = old.offset
-            self.backlog.append(old)
-            if old.type != "COMMENT":
-                kept = comments_of(list(self.backlog))
-                self.backlog.clear()
-                self.backlog.extend(kept)
+            if old.type in SHOWING_TYPES:
+                self.backlog.append(old)
+                if len(self.backlog) > BACKLOG_EVENTS:
+                    self._drop(self.backlog.popleft())
+
+    def _note(self, event: Event) -> None:
+        if event.type == "COMMENT":
+            self._written.setdefault(event.actor, []).append(event)
+
+    def _drop(self, event: Event) -> None:
+        if event.type == "COMMENT":
+            written = self._written[event.actor]
+            del written[0]  # the oldest of all is the oldest of its author
+            if not written:
+                del self._written[event.actor]
 
     # -- out --------------------------------------------------------------------------------------
 
@@ -146,36 +175,40 @@ class Live:
         events, before = self.pending, self.sent
         self.pending = []
         self.sent = self.position
+        self._trim()  # not before: what waits for this tick is nobody's past yet
         return events, before
 
-    def newest(self) -> list[Event]:
-        """Return the kept comments up to `sent`, oldest first, without what was removed."""
-        if self._newest[0] != self.sent:
-            recent = [event for event in self._recent if event.offset <= self.sent]
-            self._newest = (self.sent, comments_of([*self.backlog, *recent]))
-        return self._newest[1]
+    def newest(self) -> Iterator[Event]:
+        """Yield the kept comments up to `sent`, newest first, without what was removed."""
+        kept = chain(reversed(self._recent), reversed(self.backlog))
+        return comments_of(event for event in kept if event.offset <= self.sent)
 
-    def hidden_authors(self) -> frozenset[str]:
-        """Return whose comments among the newest not everybody gets: to them they are shown."""
-        comments = self.newest()
-        if self._hidden[0] is not comments:
-            hidden = frozenset(c.actor for c in comments if c.visibility or c.mask != MASK_ALL)
-            self._hidden = comments, hidden
-        return self._hidden[1]
+    def latest(self, most: int, meant: Callable[[Event], bool]) -> list[Event]:
+        """Return the newest comments that are meant for somebody, at most `most`, oldest first."""
+        return list(islice(filter(meant, self.newest()), most))[::-1]
+
+    def hides_some_of(self, author: str) -> bool:
+        """Whether not everybody gets all kept comments of an author: to him they are shown."""
+        written = self._written.get(author, ())
+        return any(event.visibility or event.mask != MASK_ALL for event in written)
+
+    @property
+    def horizon(self) -> int:
+        """Up to where what was sent has to be read from the store.
+
+        It is `sent` while the end of a hole that was given up waits for its tick.
+        """
+        return min(self.start, self.sent)
 
     def since(self, offset: int) -> Past | None:
         """Return what lies in (offset, sent], None when it is not all kept."""
-        if offset < self.start:
+        if offset < self.horizon:
             return None
         return past_of([e for e in self._recent if offset < e.offset <= self.sent])
 
     def used(self, actor: str, since_ms: int) -> int:
         """Return how many comments of an author stand in the log since a time."""
-        return sum(
-            1
-            for event in self._recent
-            if event.type == "COMMENT" and event.actor == actor and event.ts > since_ms
-        )
+        return sum(event.ts > since_ms for event in self._written.get(actor, ()))
 
 
 def past_of(events: list[Event]) -> Past:
@@ -185,49 +218,49 @@ def past_of(events: list[Event]) -> Past:
 
 
 def without_removed(events: list[Event]) -> list[Event]:
-    """Return events in order without the comments that later ones among them remove.
+    """Return events in order without the comments that later ones among them remove."""
+    if not any(event.type in CONTROL_TYPES for event in events):
+        return events
+    return list(_not_removed(reversed(events)))[::-1]
+
+
+def _not_removed(events: Iterable[Event]) -> Iterator[Event]:
+    """Yield events, newest first, without the comments that those before remove.
 
     The control events stay: they may be about older comments.
     """
-    if not any(event.type in CONTROL_TYPES for event in events):
-        return events
     deleted: set[bytes] = set()
     restored: set[bytes] = set()
     users: set[str] = set()
     cleared = False
-    kept = []
-    for event in reversed(events):
+    for event in events:
         data = event.data
-        if isinstance(data, CommentDeleted):
+        kind = event.type
+        if kind in ("COMMENT", "COMMENT_APPROVED"):
+            if cleared or data.id in deleted or (data.user.id in users and data.id not in restored):
+                continue
+        elif kind == "COMMENT_DELETED":
             if data.comment_id not in restored:
                 deleted.add(data.comment_id)
-        elif event.type == "COMMENT_RESTORED":
+        elif kind == "COMMENT_RESTORED":
             if data.id not in deleted and data.user.id not in users:
                 restored.add(data.id)
-        elif event.type == "USER_REMOVED":
+        elif kind == "USER_REMOVED":
             users.add(data.user_id)
-        elif event.type == "CLEARED":
+        elif kind == "CLEARED":
             cleared = True
-        elif isinstance(data, Comment) and (
-            cleared or data.id in deleted or (data.user.id in users and data.id not in restored)
-        ):
-            continue
-        kept.append(event)
-    kept.reverse()
-    return kept
+        yield event
 
 
-def comments_of(events: list[Event]) -> list[Event]:
-    """Return the comments that are left of some events, an approved one at its approval."""
-    kept = without_removed(events)
-    approved = {event.data.id for event in kept if event.type == "COMMENT_APPROVED"}
-    comments = []
-    for event in kept:
+def comments_of(events: Iterable[Event]) -> Iterator[Event]:
+    """Yield the comments that are left of events, newest first; an approved one at its approval."""
+    approved: set[bytes] = set()
+    for event in _not_removed(events):
         if event.type == "COMMENT_APPROVED":
-            comments.append(event._replace(type="COMMENT"))
+            approved.add(event.data.id)
+            yield event._replace(type="COMMENT")
         elif event.type == "COMMENT" and event.data.id not in approved:
-            comments.append(event)
-    return comments
+            yield event
 
 
 def fold(past: Past, comments: int) -> tuple[list[Event], int | None]:

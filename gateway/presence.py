@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 import gevent
+from gevent.event import Event as Flag
 
 from gateway.session import Session
 from uproar.logs import event
@@ -47,6 +48,11 @@ class RollCall:
     def joined(self, stream: str, members: list[str]) -> None:
         """Count those who have just come."""
         self._joined.setdefault(stream, {}).update(dict.fromkeys(members))
+
+    @property
+    def waits(self) -> bool:
+        """Whether there is more to be taken before the next minute."""
+        return bool(self._waiting or self._joined)
 
     def restart(self) -> None:
         """Call everybody again: what was said may be lost."""
@@ -113,6 +119,7 @@ class Presence:
         self.on_forgotten = on_forgotten
         self.refresh = refresh  # every second, with STATE there
         self.roll = RollCall(self._everybody)
+        self._joined = Flag()
         self._written: dict[str, int] = {}
         self._marked: set[str] = set()
         self._mark_at = 0.0
@@ -125,10 +132,12 @@ class Presence:
         """Count one who has just come."""
         if not session.serves:
             self.roll.joined(session.live.stream, [member_of(session)])
+            self._joined.set()
 
     def plain_joined(self, stream: str, names: list[str]) -> None:
         """Count plain viewers who have just come."""
         self.roll.joined(stream, [f"s:{name}" for name in names])
+        self._joined.set()
 
     def run(self) -> None:
         """Tell STATE for ever; while it is away nothing is kept, all is said again after."""
@@ -142,6 +151,9 @@ class Presence:
                     event(logger, "presence_waits", level=logging.WARNING, why=str(error))
                 self._away = self._forgotten = True
                 self.roll.restart()
+            if not self.roll.waits:
+                self._joined.wait(max(0.0, self._lease_at - time.monotonic()))
+            self._joined.clear()
             gevent.sleep(max(0.05, STEP_S - (time.monotonic() - began)))
 
     def step(self, now: float, mono: float) -> None:

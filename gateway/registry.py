@@ -14,6 +14,7 @@ from itertools import islice
 from typing import Final
 
 import gevent
+from gevent.event import Event as Flag
 
 from gateway.session import Session
 from uproar import codes
@@ -89,16 +90,19 @@ class Registry:
         self.kicked = 0
         self._again_at = time.monotonic() + AGAIN_S
         self._away = False
+        self._changed = Flag()
 
     def joined(self, session: Session) -> None:
         """Register a session; anonymous ones are nobody's."""
         if session.claims is not None:
             self.ledger.come(self._seat(session, session.claims.sub))
+            self._changed.set()
 
     def left(self, session: Session) -> None:
         """Take a session out."""
         if session.claims is not None:
             self.ledger.gone(self._seat(session, session.claims.sub))
+            self._changed.set()
 
     def again(self) -> None:
         """Say everything again: STATE may have forgotten, or is about to."""
@@ -123,10 +127,14 @@ class Registry:
     def run(self) -> None:
         """Write changes for ever."""
         while True:
-            gevent.sleep(STEP_S)
+            self._changed.wait(max(0.0, self._again_at - time.monotonic()))
+            self._changed.clear()
             if time.monotonic() >= self._again_at:
                 self.again()
+            gevent.sleep(STEP_S)  # what else comes goes along
             self.flush()
+            if len(self.ledger):
+                self._changed.set()
 
     def flush(self) -> bool:
         """Write one batch of changes; False when STATE is away."""

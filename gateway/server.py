@@ -19,6 +19,7 @@ from gateway.dialects import native
 from gateway.engine import Engine, EngineLimits, engine_class
 from gateway.ephemeral import Ephemeral
 from gateway.feed import Feed
+from gateway.figures import metrics_of
 from gateway.http.app import Api
 from gateway.presence import Presence
 from gateway.reactions import Reactions
@@ -38,6 +39,7 @@ from uproar.store import StoreUnavailable, open_store
 logger = logging.getLogger(__name__)
 
 STORE_THREADS = 4
+EXPIRE_S = 1.0  # between two looks at tokens that have expired
 POOL_S = 8.0  # for a thread and its answer: the store gives up a read after 5 s
 LINK_PENDING = 10_000
 
@@ -118,6 +120,8 @@ class Gateway:
         self.ticker.sessions_of = self.viewers.sessions_of
         self.ticker.sanctioned = self.viewers.sanctioned
         self.ticker.broken = self.viewers.broken
+        self.feed.figures = self.ticker.figures
+        self.metrics = metrics_of(self)
         self.api = Api(
             config, key, verifier, self.feed, self.link, self.ephemeral.viewers, self.in_rest_pool,
             self.in_thread,
@@ -157,7 +161,7 @@ class Gateway:
 
     def _expire(self) -> None:
         while True:
-            gevent.sleep(0.5)
+            gevent.sleep(EXPIRE_S)
             self.viewers.expire(time.time())
 
     def run_until_stopped(self) -> None:
@@ -186,47 +190,12 @@ class Gateway:
             reason = "no probe has come through the bus for 3 s"
         elif not self.link.connected:
             reason = "ingest can't be reached"
-        values = (
-            ("gauge", "uproar_gateway_connections", "Open WebSockets.", self.engine.connections),
-            ("counter", "uproar_gateway_frames_total", "Frames sent.", self.engine.frames_sent),
-            ("counter", "uproar_gateway_bytes_total", "Bytes sent.", self.engine.bytes_sent),
-            ("counter", "uproar_gateway_ticks_total", "Ticks that ran.", self.ticker.ticks),
-            (
-                "counter",
-                "uproar_gateway_events_total",
-                "Events encoded, once per audience.",
-                self.ticker.events_encoded,
-            ),
-            (
-                "gauge", "uproar_gateway_tick_seconds", "Length of the tick now.",
-                self.ticker.length_s,
-            ),
-            (
-                "counter", "uproar_gateway_overloads_total",
-                "Ticks that took longer than the longest tick.", self.ticker.overloads,
-            ),
-            ("counter", "uproar_gateway_fills_total", "Holes that were filled.", self.feed.fills),
-            ("counter", "uproar_gateway_gaps_total", "Holes that became a GAP.", self.feed.gaps),
-            (
-                "counter", "uproar_gateway_reactions_total", "Reactions counted.",
-                self.reactions.counted,
-            ),
-            (
-                "counter", "uproar_gateway_reactions_dropped_total",
-                "Reactions lost while STATE was away for long.", self.reactions.dropped,
-            ),
-            ("counter", "uproar_gateway_kicked_total", "Sessions kicked.", self.registry.kicked),
-        )  # fmt: skip
-        metrics = "".join(
-            f"# HELP {name} {text}\n# TYPE {name} {kind}\n{name} {value}\n"
-            for kind, name, text, value in values
-        )
         return {
             "name": self.name,
             "pid": os.getpid(),
             "ready": self.feed.delivers,
             "reason": reason,
-            "metrics": metrics,
+            "metrics": self.metrics.text(),
         }
 
 

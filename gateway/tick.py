@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import gevent
 from gevent.event import Event as Flag
@@ -20,6 +20,7 @@ from gevent.event import Event as Flag
 from gateway.audiences import AudienceKey, Audiences, sees
 from gateway.dialects import native, sse
 from gateway.engine import Engine
+from gateway.figures import Figures
 from gateway.live import Live
 from gateway.session import Session
 from uproar import codes
@@ -84,7 +85,7 @@ class Ticker:
         self.length_s = tick_s  # what the tick has stretched to
         self.ticks = 0
         self.events_encoded = 0
-        self.overloads = 0  # ticks that took longer than the longest tick
+        self.figures = Figures()
         self._now = now
         self._flag = Flag()
         self._lives: dict[str, Live] = {}
@@ -115,7 +116,7 @@ class Ticker:
             self._flag.wait(QUIET_LOOK_S)
             if self._now() >= look_at:
                 look_at = self._now() + QUIET_LOOK_S
-                self.hearten(self._now())
+                self._safely(self.hearten, self._now())
             if not self._flag.is_set():
                 continue
             wait = last + self.length_s - self._now()
@@ -123,15 +124,25 @@ class Ticker:
                 gevent.sleep(wait)
             self._flag.clear()
             last = self._now()
-            self.tick()
-            took = self._now() - last
-            # Half of the time is for sending: the other half is for everything else.
-            self.length_s = min(STRETCH_MAX_S, max(self.tick_s, 2 * took))
-            if took > STRETCH_MAX_S:
-                # Nobody else is let in until there is time for those who are here.
-                self.overloads += 1
-                self.length_s = took
-                self.engine.hold_off(2 * took)
+            self._safely(self.tick)
+            self._stretch(self._now() - last)
+
+    def _safely(self, step: Callable[..., None], *arguments: Any) -> None:
+        """Without this greenlet nobody would hear anything more, and nothing would say so."""
+        try:
+            step(*arguments)
+        except Exception:
+            event(logger, "ticker_failed", level=logging.ERROR, exc_info=True)
+
+    def _stretch(self, took: float) -> None:
+        """Set the length of the next tick by how long one took."""
+        # Half of the time is for sending: the other half is for everything else.
+        self.length_s = min(STRETCH_MAX_S, max(self.tick_s, 2 * took))
+        if took > STRETCH_MAX_S:
+            # Nobody else is let in until there is time for those who are here.
+            self.length_s = took
+            self.engine.hold_off(2 * took)
+        self.figures.ticked(took, self.length_s, self.tick_s, STRETCH_MAX_S)
 
     def tick(self) -> None:
         """Send everything that waits now."""
@@ -144,7 +155,7 @@ class Ticker:
                 # One stream's fault must not stop the others' ticks; and who may have missed
                 # something connects again and resumes.
                 event(logger, "tick_failed", level=logging.ERROR, stream=live.stream, exc_info=True)
-                self.broken(live.stream)
+                self._safely(self.broken, live.stream)
         private, self._private = self._private, {}
         for session in private.values():
             if session.joining:
@@ -167,6 +178,8 @@ class Ticker:
                 if self.engine.members(number):
                     self._audience(payloads, key, number, events, before, authors)
             self.events_encoded += payloads.events_encoded
+            if audiences:
+                self.figures.went(events)
             for found in events:
                 if found.type == "SANCTION":
                     self.sanctioned(live.stream, found.data)

@@ -7,9 +7,9 @@ summoned as a `Session` when something happens to it alone, and dismissed when t
 from __future__ import annotations
 
 import logging
+import math
 import secrets
 import time
-from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, Final
@@ -43,7 +43,6 @@ from uproar.logs import event
 
 logger = logging.getLogger(__name__)
 
-EXPIRY_STEP_S: Final = 4  # sessions whose tokens expire within so many seconds are kept together
 WISHES: Final = 10_000  # different ones that are remembered, so that sessions share them
 
 
@@ -82,11 +81,11 @@ class Viewers:
         self._no_reactions = dict.fromkeys(config.reactions.kinds, 0)
         self.prefix = f"{gateway}-{secrets.token_hex(3)}-"
         self.arrivals = Arrivals(
-            config, feed, ticker, self.sessions, self._welcome, self.end, self.settled
-        )
-        self.arrivals.summon, self.arrivals.dismiss = self.summon, self.dismiss
+            config, feed, ticker, self.sessions, self._welcome, self.end, self.settled,
+            self.summon, self.dismiss,
+        )  # fmt: skip
         self._wishes: dict[Wish, Wish] = {}
-        self._expiries: dict[int, array[int]] = {}  # unix s // EXPIRY_STEP_S → sids
+        self._next_expiry = math.inf  # unix s: no token here expires before it
         self._per_minute: dict[str, int] = {
             role: getattr(config.limits.per_minute, role)
             for role in ("viewer", "vip", "moderator", "broadcaster", "service")
@@ -109,8 +108,11 @@ class Viewers:
                 # A fault of ours costs the connection it is about, not the rest of the batch.
                 event(logger, "engine_event_failed", level=logging.ERROR, exc_info=True)
                 for sid in what.sids if isinstance(what, Arrived) else [what.sid]:
-                    self.summon(sid)  # who is closed is known here to its end
-                    self.engine.close(sid, codes.INTERNAL_ERROR.code, "a fault of ours")
+                    session = self.summon(sid)
+                    if session is not None:
+                        self.end(session, codes.INTERNAL_ERROR, "a fault of ours")
+                    else:  # it was not let in yet
+                        self.engine.close(sid, codes.INTERNAL_ERROR.code, "a fault of ours")
 
     # -- coming and going -------------------------------------------------------------------------
 
@@ -147,7 +149,7 @@ class Viewers:
         return found
 
     def _identified(self, session: Session, claims: Claims) -> None:
-        """Find a session again by its user, and when its token expires."""
+        """Know whose session it is: to find it by its user, and to end it with its token."""
         stream, sid = session.wish.stream, session.sid
         users = self._users.setdefault(stream, {})
         known = users.get(claims.sub)
@@ -158,8 +160,7 @@ class Viewers:
         else:
             users[claims.sub] = [known, session]
         if claims.expires is not None:
-            step = claims.expires // EXPIRY_STEP_S
-            self._expiries.setdefault(step, array("Q")).append(sid)
+            self._next_expiry = min(self._next_expiry, claims.expires)
         if claims.role == "service":
             self._serving[stream] += 1
             self.engine.exempt(sid)
@@ -179,16 +180,19 @@ class Viewers:
             for sid in what.sids:
                 self._opened(Opened(sid, what.request))
             return
-        full = self.arrivals.admit(what.sids, wish, live, self.prefix)
-        # Who has gone meanwhile is in no audience, and will be told of as one of nobody's.
-        sids = [sid for sid in what.sids if self.engine.audience_of(sid)] + full
-        self._present[wish.stream] += len(sids)
-        self.crowd[wish.stream] += len(sids) - len(full)
-        self.crowd_joined(wish.stream, [name_of(self.prefix, sid) for sid in sids])
+        full: list[int] = []
+        try:
+            full = self.arrivals.admit(what.sids, wish, live, self.prefix)
+        finally:
+            # Who has gone meanwhile is in no audience, and will be told of as one of nobody's.
+            joined = [sid for sid in what.sids if self.engine.audience_of(sid)]
+            self._present[wish.stream] += len(joined) + len(full)
+            self.crowd[wish.stream] += len(joined)
+            self._empty(wish.stream)
         for sid in full:
             session = self.sessions[sid] = Session(sid, self.prefix, wish, None, live)
-            session.joining = False
             session.lags_from = live.sent
+        self.crowd_joined(wish.stream, [name_of(self.prefix, sid) for sid in joined + full])
 
     def summon(self, sid: int) -> Session | None:
         """Return a session, made anew for a plain viewer; None for one that is gone."""
@@ -219,6 +223,7 @@ class Viewers:
             self.crowd[session.wish.stream] += 1
 
     def _closed(self, what: Closed) -> None:
+        self.ticker.figures.closed[what.code] += 1
         session = self.sessions.pop(what.sid, None)
         if session is not None:
             stream = session.wish.stream
@@ -232,13 +237,18 @@ class Viewers:
             stream = key.stream
             self.crowd[stream] -= 1
         self._present[stream] -= 1
-        if not self._present[stream]:
-            for counts in (self._present, self._serving, self.crowd):
-                counts.pop(stream, None)
-            self._users.pop(stream, None)
-            self.ticker.audiences.forget(stream)
-            self.emptied(stream)
-            self.feed.unwatch(stream)
+        self._empty(stream)
+
+    def _empty(self, stream: str) -> None:
+        """Let go of a stream if nobody is on it."""
+        if self._present[stream]:
+            return
+        for counts in (self._present, self._serving, self.crowd):
+            counts.pop(stream, None)
+        self._users.pop(stream, None)
+        self.ticker.audiences.forget(stream)
+        self.emptied(stream)
+        self.feed.unwatch(stream)
 
     def _unidentified(self, session: Session) -> None:
         claims, stream = session.claims, session.wish.stream
@@ -263,20 +273,20 @@ class Viewers:
     def expire(self, now: float) -> None:
         """Close the sessions whose token has expired (`now` in unix seconds)."""
         gone = now - self.config.auth.leeway_s
-        for step in sorted(self._expiries):
-            if step * EXPIRY_STEP_S >= gone:
-                return
-            left = array("Q")
-            for sid in self._expiries.pop(step):
-                session = self.sessions.get(sid)
-                if session is None or session.claims is None or session.claims.expires is None:
-                    continue
-                if session.claims.expires < gone:
-                    self.end(session, codes.UNAUTHORIZED, "the token has expired; get a new one")
-                else:
-                    left.append(sid)
-            if left:
-                self._expiries[step] = left
+        if self._next_expiry >= gone:
+            return
+        # Of all sessions, at most once a second: lists by time would have to be rid of those who
+        # leave before, and most do.
+        soonest = math.inf
+        for session in list(self.sessions.values()):
+            claims = session.claims
+            if claims is None or claims.expires is None or session.ended:
+                continue
+            if claims.expires < gone:
+                self.end(session, codes.UNAUTHORIZED, "the token has expired; get a new one")
+            elif claims.expires < soonest:
+                soonest = claims.expires
+        self._next_expiry = max(soonest, gone + 1)
 
     def sessions_of(self, stream: str, user_id: str) -> list[Session]:
         """Return a user's sessions on a stream."""

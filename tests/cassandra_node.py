@@ -56,7 +56,7 @@ class Node:
 
         profile = ExecutionProfile(DCAwareRoundRobinPolicy(), request_timeout=60.0)
         cluster = Cluster(
-            [self.host], port=self.port, protocol_version=5, schema_metadata_enabled=False,
+            [self.host], port=self.port, protocol_version=4, schema_metadata_enabled=False,
             execution_profiles={EXEC_PROFILE_DEFAULT: profile}, **options,
         )  # fmt: skip
         try:

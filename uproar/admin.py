@@ -27,7 +27,9 @@ from typing import Any, Final
 import uproar
 from uproar import exposition, leftovers, logs, status
 from uproar.config import Config, ConfigError, load
+from uproar.exposition import Origin
 from uproar.logs import event
+from uproar.valkey_info import Servers
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +59,7 @@ class Machine:
         elif config.webhooks.targets:
             self._workers.append("webhooks")
         self._readers = ThreadPoolExecutor(THREADS, thread_name_prefix="status")
+        self._valkeys = Servers(config, embedded=not roles)
 
     def statuses(self, names: list[str]) -> dict[str, dict[str, Any] | None]:
         """Return each process's document, None for one that gave none within 2 s; in parallel."""
@@ -78,24 +81,26 @@ class Machine:
         return reasons
 
     def metrics(self) -> str:
-        """Return every process's metrics and what the supervisor knows of the processes."""
+        """Return every process's metrics, and what is known of the processes and the Valkeys."""
+        servers = self._readers.submit(self._valkeys.text)
         found = self.statuses([*self._gateways, *self._workers])
-        texts = [(name, str(doc.get("metrics") or "")) for name, doc in found.items() if doc]
-        running = leftovers.read(self._config.run_dir / "pids.json")
+        origins = {
+            name: Origin(name, "gateway" if name in self._gateways else name.rstrip("0123456789"))
+            for name in found
+        }
+        texts = [
+            (origins[name], str(doc.get("metrics") or "")) for name, doc in found.items() if doc
+        ]
+        texts.append((Origin("admin", "admin"), servers.result()))
+        restarts = [
+            (Origin(str(item.get("name")), str(item.get("role"))), float(item.get("restarts", 0)))
+            for item in leftovers.read(self._config.run_dir / "pids.json")
+        ]
+        answers = [(origins[name], 1.0 if doc else 0.0) for name, doc in found.items()]
         return (
             exposition.merge(texts)
-            + exposition.sample(
-                "uproar_process_answers",
-                "gauge",
-                "Whether a process told its status when it was asked.",
-                [(name, 1.0 if doc else 0.0) for name, doc in found.items()],
-            )
-            + exposition.sample(
-                "uproar_process_restarts_total",
-                "counter",
-                "Deaths of a process since its supervisor started.",
-                [(str(item.get("name")), float(item.get("restarts", 0))) for item in running],
-            )
+            + exposition.each("uproar_process_answers", answers)
+            + exposition.each("uproar_process_restarts_total", restarts)
         )
 
 

@@ -128,16 +128,12 @@ class Log(_Section):
     keep_s: Annotated[float, Meta(ge=600, le=604_800)] = 600.0  # never trimmed within this
     # kafka: docs/scaling-out.md. A topic that promises less than this is refused at start.
     brokers: str = ""  # HOST:PORT, several with commas between
-    topic: Annotated[str, Meta(pattern=r"^[a-zA-Z0-9._-]{1,200}$")] = (
-        "comments"  # made when missing
-    )
+    topic: Annotated[str, Meta(pattern=r"^[a-zA-Z0-9._-]{1,200}$")] = "comments"  # made if missing
     partitions: Annotated[int, Meta(ge=1, le=1000)] = 12  # for good: it decides where streams lie
     replicas: Annotated[int, Meta(ge=1, le=10)] = 3  # of every record
     min_insync: Annotated[int, Meta(ge=1, le=10)] = 2  # have it before it is acknowledged
     retention_s: Annotated[float, Meta(ge=600)] = 86_400.0  # how far behind the archive may be
-    session_s: Annotated[float, Meta(ge=1, le=300)] = (
-        6.0  # then a dead worker's partitions are free
-    )
+    session_s: Annotated[float, Meta(ge=1, le=300)] = 6.0  # till a dead worker's partitions move
     member: Annotated[str, Meta(max_length=200)] = ""  # our name in groups; empty: hostname
 
 

@@ -235,7 +235,8 @@ class Share:
 
     def positions(self) -> dict[int, int]:
         """Return up to where each partition has been read."""
-        return {number: each.position for number, each in self.consumers.items()}
+        # A copy: the thread that looks at the lag asks as well.
+        return {number: each.position for number, each in dict(self.consumers).items()}
 
     @property
     def position(self) -> int:

@@ -1,7 +1,7 @@
 """Merges the metrics of all processes into one Prometheus text exposition.
 
-Comes in: the text of each process (version 0.0.4, as prometheus-client writes it). Goes out: one
-text in which each metric has its HELP and TYPE once and every sample a `proc` label.
+Comes in: the text of each process (version 0.0.4, `uproar.metrics`). Goes out: one text in which
+each metric has its HELP and TYPE once and every sample the labels `process` and `role`.
 Source: https://prometheus.io/docs/instrumenting/exposition_formats/
 """
 
@@ -9,12 +9,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, NamedTuple
+
+from uproar.metrics import CATALOGUE, escape
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 _NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 _SUFFIXES = ("_bucket", "_count", "_sum", "_total", "_created", "_info", "_gcount", "_gsum")
+
+
+class Origin(NamedTuple):
+    """Which process of the machine something is of, and what it does there."""
+
+    process: str
+    role: str
+
+    @property
+    def labels(self) -> str:
+        """Both, as they stand in a sample."""
+        return f'process="{escape(self.process)}",role="{escape(self.role)}"'
 
 
 class _Family:
@@ -23,11 +37,11 @@ class _Family:
         self.samples: list[str] = []
 
 
-def merge(texts: Iterable[tuple[str, str]]) -> str:
-    """Return the merged text of (process name, its text); lines that are none are left out."""
+def merge(texts: Iterable[tuple[Origin, str]]) -> str:
+    """Return the merged text of (whose, its text); lines that are none are left out."""
     families: dict[str, _Family] = {}
-    for proc, text in texts:
-        label = f'proc="{_escape(proc)}"'
+    for origin, text in texts:
+        labels = origin.labels
         current = ""
         for line in text.splitlines():
             if line.startswith(("# HELP ", "# TYPE ")):
@@ -40,7 +54,7 @@ def merge(texts: Iterable[tuple[str, str]]) -> str:
             found = _NAME.match(line)
             if not found:
                 continue
-            sample = _labelled(line, found.end(), label)
+            sample = _labelled(line, found.end(), labels)
             if sample is not None:
                 family = current if _belongs(found.group(), current) else found.group()
                 families.setdefault(family, _Family()).samples.append(sample)
@@ -52,15 +66,16 @@ def merge(texts: Iterable[tuple[str, str]]) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def sample(name: str, kind: str, about: str, values: Iterable[tuple[str, float]]) -> str:
-    """Return one metric's text with a value per process, with its `proc` labels."""
-    lines = [f"# HELP {name} {about}", f"# TYPE {name} {kind}"]
-    lines += [f'{name}{{proc="{_escape(proc)}"}} {value:g}' for proc, value in values]
+def each(name: str, values: Iterable[tuple[Origin, float]]) -> str:
+    """Return the text of a metric of the catalogue that has one value per process."""
+    spec = CATALOGUE[name]
+    lines = [f"# HELP {name} {spec.about}", f"# TYPE {name} {spec.kind}"]
+    lines += [f"{name}{{{origin.labels}}} {value:g}" for origin, value in values]
     return "".join(f"{line}\n" for line in lines)
 
 
-def _labelled(line: str, end: int, label: str) -> str | None:
-    """The sample with the label put first: label values need not be parsed for that."""
+def _labelled(line: str, end: int, labels: str) -> str | None:
+    """The sample with the labels put first: label values need not be parsed for that."""
     name, rest = line[:end], line[end:]
     values = rest.rpartition("}")[2].split()  # a value and perhaps a time
     try:
@@ -69,15 +84,11 @@ def _labelled(line: str, end: int, label: str) -> str | None:
         return None
     if rest.startswith("{"):
         inner = rest[1:].lstrip()
-        return f"{name}{{{label}{inner}" if inner.startswith("}") else f"{name}{{{label},{inner}"
-    return f"{name}{{{label}}}{rest}" if rest.startswith(" ") else None
+        return f"{name}{{{labels}{inner}" if inner.startswith("}") else f"{name}{{{labels},{inner}"
+    return f"{name}{{{labels}}}{rest}" if rest.startswith(" ") else None
 
 
 def _belongs(name: str, family: str) -> bool:
     return bool(family) and (
         name == family or (name.startswith(family) and name[len(family) :] in _SUFFIXES)
     )
-
-
-def _escape(text: str) -> str:
-    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

@@ -161,6 +161,7 @@ class IngestLink:
         self._wake = threading.Event()
         self._waiting: dict[int, _Waiting] = {}  # by ref, in order of submission
         self._outbox: list[Submission] = []
+        self.reconnects = -1  # the first connection is none
         self._ref = 0
         self._number = 0
         self._socket: socket.socket | None = None
@@ -278,6 +279,7 @@ class IngestLink:
                 self._socket = sock
                 self._outbox = [waiting.submission for waiting in self._waiting.values()]
                 again = len(self._outbox)
+            self.reconnects += 1
             event(logger, "ingest_connected", again=again)
             self._wake.set()
             reader = FrameReader()

@@ -223,9 +223,9 @@ def _epoch(config: Config) -> str:
         finally:
             client.close()
     # What forks must not have librdkafka's threads: the coordinator has said it to STATE.
-    from uproar.state.valkey import ValkeyState
+    from uproar.state import open_state
 
-    state = ValkeyState(config)
+    state = open_state(config)
     try:
         until = time.monotonic() + EPOCH_S
         while time.monotonic() < until:

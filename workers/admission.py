@@ -49,6 +49,7 @@ from uproar.idempotency import READ_BACK_MS, Deduplicator, key_of, key_of_record
 from uproar.ipc import Answer, Draft, Submission, unavailable
 from uproar.log import LogBatch
 from uproar.logs import event
+from uproar.metrics import Histogram
 from uproar.standing import Standing, standing_of
 from uproar.store import StoreUnavailable
 from workers.rates import Rates, Who
@@ -129,6 +130,8 @@ class Admission:
         self._swept = 0
         self.position = 0
         self.poisoned = 0
+        self.logged = Histogram()  # from accepted to read back, by comment
+        self._landed: list[int] = []  # their ts, of one batch
 
     @property
     def pending(self) -> int:
@@ -139,6 +142,10 @@ class Admission:
     def waiting(self) -> int:
         """How many records wait to be appended."""
         return len(self._outbox)
+
+    def ratios(self) -> list[float]:
+        """Return the share of comments shown of each stream that is sampled."""
+        return [self._rooms[stream].standing.ratio for stream in list(self._sampled)]
 
     def terms(self, stream: str) -> tuple[Terms, int]:
         """Return a stream's own terms and since when they stand (unix ms)."""
@@ -360,6 +367,8 @@ class Admission:
                 )  # fmt: skip
                 continue
             answers += self._land(record, found, now)
+        self.logged.observe_since(now, self._landed)
+        self._landed.clear()
         self.position = batch.last
         return answers
 
@@ -375,6 +384,8 @@ class Admission:
         pending = self._pending.pop(key, None)
         if pending is None:
             return []
+        if comment:
+            self._landed.append(record.ts)
         if pending.rate:
             self._rates.coming(pending.rate, -1)
         return [

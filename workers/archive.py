@@ -13,8 +13,10 @@ import time
 from uproar import status
 from uproar.consumer import Poll, Share
 from uproar.events import Event, PoisonedRecord, to_event
+from uproar.lag import Lag
 from uproar.log import open_log
 from uproar.logs import event
+from uproar.metrics import Histogram, Metrics
 from uproar.store import StoreUnavailable, open_store
 from workers.process import Process
 
@@ -39,6 +41,8 @@ class Archive:
         self.reason = "starting"
         self.eras: dict[int, int] = {}
         self.written = 0
+        self.write_s = Histogram()
+        self.lag = Lag(self.log, GROUP, self.share.positions, self.stop)
 
     def begin(self, partition: int) -> int:
         """Return where the store stands in a partition."""
@@ -75,11 +79,13 @@ class Archive:
             except PoisonedRecord as error:
                 self.share.set_aside(poll.partition, counted, error)
         while not self.stop.is_set():
+            began = time.monotonic()
             try:
                 self.store.write(self.eras[poll.partition], rows, poll.last)
             except StoreUnavailable as error:
                 self._wait(error)
                 continue
+            self.write_s.observe(time.monotonic() - began)
             self.written += len(rows)
             if self.reason:
                 self.reason = ""
@@ -93,9 +99,20 @@ class Archive:
         self.stop.wait(0.2)
 
 
+def metrics_of(archive: Archive) -> Metrics:
+    """Return the metrics of the archive, read when asked."""
+    metrics = Metrics()
+    metrics.read("uproar_drops_total", lambda: {"poisoned": archive.share.poisoned})
+    metrics.read("uproar_archive_written_total", lambda: archive.written)
+    metrics.read("uproar_store_write_seconds", lambda: archive.write_s)
+    archive.lag.tell(metrics)
+    return metrics
+
+
 def work(process: Process) -> None:
     """The process: `python -m workers archive`."""
     archive = Archive(process)
+    metrics = metrics_of(archive)
     closer = status.serve(
         process.config.socket("status-archive"),
         lambda: {
@@ -103,21 +120,12 @@ def work(process: Process) -> None:
             "pid": os.getpid(),
             "ready": not archive.reason,
             "reason": archive.reason or archive.share.reason,
-            "metrics": (
-                "# HELP uproar_archive_position Offset up to which everything is stored.\n"
-                "# TYPE uproar_archive_position gauge\n"
-                f"uproar_archive_position {archive.share.position}\n"
-                "# HELP uproar_poisoned_total Records set aside because nobody can read them.\n"
-                "# TYPE uproar_poisoned_total counter\n"
-                f"uproar_poisoned_total {archive.share.poisoned}\n"
-                "# HELP uproar_archive_written_total Events written to the store.\n"
-                "# TYPE uproar_archive_written_total counter\n"
-                f"uproar_archive_written_total {archive.written}\n"
-            ),
+            "metrics": metrics.text(),
         },
     )
     archive.share.start(process.stop)
     if not process.stop.is_set():
+        archive.lag.start()
         process.ready()
         archive.run()
         archive.share.commit()

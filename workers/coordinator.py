@@ -13,10 +13,13 @@ import os
 import time
 
 from uproar import status
+from uproar.batch import stamped
 from uproar.bus import BusLost, channel, open_bus
 from uproar.consumer import Share
+from uproar.lag import Lag
 from uproar.log import open_log
 from uproar.logs import event
+from uproar.metrics import Histogram, Metrics
 from uproar.state import RingWrite, StateLost, open_state
 from workers.chain import Chain, Link
 from workers.process import Process
@@ -48,6 +51,8 @@ class Coordinator:
         self.config = config
         self.reason = "starting"
         self.published = 0
+        self.hop = Histogram()  # from read to published, by record
+        self.lag = Lag(self.log, GROUP, self.share.positions, self.stop)
 
     def begin(self, partition: int) -> int:
         """Find out where this group stands in a partition, and begin a chain there."""
@@ -81,6 +86,9 @@ class Coordinator:
             say = now >= say_at
             if links or tails or say:
                 self._deliver(links, tails, say=say)
+                if links:
+                    records = sum(len(poll.records) for poll in polls)
+                    self.hop.observe(time.time() - now, records)
                 say_at = now + SAY_LAST_EVERY_S
             if self.share.position != committed and now >= commit_at:
                 if self.share.commit():
@@ -99,8 +107,9 @@ class Coordinator:
             try:
                 now = time.time()
                 shards = self.state.write_rings(writes, now) if writes else []
+                stamp = time.time_ns() // 1_000_000
                 messages = [
-                    (channel(link.stream, shard), link.payload)
+                    (channel(link.stream, shard), stamped(link.payload, stamp))
                     for link, interested in zip(links, shards, strict=True)
                     for shard in interested
                 ]
@@ -129,9 +138,21 @@ class Coordinator:
             return
 
 
+def metrics_of(coordinator: Coordinator) -> Metrics:
+    """Return the metrics of the coordinator, read when asked."""
+    metrics = Metrics()
+    metrics.read("uproar_comment_seconds", lambda: {"published": coordinator.hop})
+    metrics.read("uproar_drops_total", lambda: {"poisoned": coordinator.share.poisoned})
+    metrics.read("uproar_coordinator_published_total", lambda: coordinator.published)
+    metrics.read("uproar_coordinator_totals_total", lambda: coordinator.teller.published)
+    coordinator.lag.tell(metrics)
+    return metrics
+
+
 def work(process: Process) -> None:
     """The process: `python -m workers coordinator`."""
     coordinator = Coordinator(process)
+    metrics = metrics_of(coordinator)
     closer = status.serve(
         process.config.socket("status-coordinator"),
         lambda: {
@@ -139,26 +160,14 @@ def work(process: Process) -> None:
             "pid": os.getpid(),
             "ready": not coordinator.reason,
             "reason": coordinator.reason or coordinator.share.reason,
-            "metrics": (
-                "# HELP uproar_coordinator_position Offset up to which everything is published.\n"
-                "# TYPE uproar_coordinator_position gauge\n"
-                f"uproar_coordinator_position {coordinator.share.position}\n"
-                "# HELP uproar_poisoned_total Records set aside because nobody can read them.\n"
-                "# TYPE uproar_poisoned_total counter\n"
-                f"uproar_poisoned_total {coordinator.share.poisoned}\n"
-                "# HELP uproar_coordinator_published_total Messages published on the bus.\n"
-                "# TYPE uproar_coordinator_published_total counter\n"
-                f"uproar_coordinator_published_total {coordinator.published}\n"
-                "# HELP uproar_coordinator_totals_total Totals published on the bus.\n"
-                "# TYPE uproar_coordinator_totals_total counter\n"
-                f"uproar_coordinator_totals_total {coordinator.teller.published}\n"
-            ),
+            "metrics": metrics.text(),
         },
     )
     coordinator.share.start(process.stop)
     if not process.stop.is_set():
         coordinator._deliver([], [])
         coordinator.teller.start()
+        coordinator.lag.start()
         process.ready()
         coordinator.run()
         coordinator.teller.join(STOP_S)

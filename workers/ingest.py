@@ -15,12 +15,13 @@ import selectors
 import socket
 import threading
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import msgspec
 
 from uproar import status
+from uproar.codes import REJECTIONS
 from uproar.events import Event
 from uproar.idempotency import READ_BACK_MS
 from uproar.ipc import (
@@ -35,6 +36,7 @@ from uproar.ipc import (
 )
 from uproar.log import Log, LogBatch, LogFull, LogUnavailable, Member, groups_of, open_log
 from uproar.logs import event
+from uproar.metrics import Histogram, Metrics
 from uproar.store import StoreUnavailable, open_store
 from workers.admission import Admission
 from workers.moderation.lists import files_of
@@ -115,6 +117,10 @@ class Ingest:
         self.wake_in.setblocking(False)
         self.wake_out.setblocking(False)
         self.appended = 0
+        self.append_s = Histogram()
+        self.logged = Histogram()  # from accepted to read back, by comment
+        self.outcomes = Counter(dict.fromkeys(("accepted", *REJECTIONS), 0))
+        self._counting = threading.Lock()  # of what the appenders count
         self._terms_at: dict[str, int] = {}
         self._moderator: Moderator | None = None  # made when a stream first holds what it finds
         self.log_error = ""
@@ -124,6 +130,15 @@ class Ingest:
     def pending(self) -> int:
         """Records on their way through the log."""
         return sum(lane.admission.pending for lane in self._ours())
+
+    @property
+    def waiting(self) -> int:
+        """Records that wait to be appended."""
+        return sum(lane.admission.waiting for lane in self._ours())
+
+    def ratios(self) -> list[float]:
+        """Return the share of comments shown of each stream that is sampled."""
+        return [ratio for lane in self._ours() for ratio in lane.admission.ratios()]
 
     @property
     def poisoned(self) -> int:
@@ -171,6 +186,7 @@ class Ingest:
             load=self.load,
             flags=self.flags,
         )
+        admission.logged = self.logged
         admission.position = min(at, self._archived(partition))
         return Lane(partition, admission, end)
 
@@ -310,6 +326,8 @@ class Ingest:
         for link, batch in by_link.items():
             if link.sock.fileno() < 0:
                 continue
+            self.outcomes.update(answer.code for answer in batch if answer.code)
+            self.outcomes["accepted"] += [answer.code for answer in batch].count("")
             for at in range(0, len(batch), 2000):
                 link.number += 1
                 link.out += encode_frame(link.number, encode_body(batch[at : at + 2000]))
@@ -371,9 +389,12 @@ class Ingest:
                 continue
             give_up = time.monotonic() + self.config.ingest.ack_deadline_s
             while not self.stop.is_set():
+                began = time.monotonic()
                 try:
                     self.log.append(lane.partition, records, ts)
-                    self.appended += len(records)
+                    with self._counting:
+                        self.append_s.observe(time.monotonic() - began)
+                        self.appended += len(records)
                     self.log_error = ""
                     break
                 except LogUnavailable as error:
@@ -490,9 +511,25 @@ class Ingest:
             pass
 
 
+def metrics_of(ingest: Ingest) -> Metrics:
+    """Return the metrics of ingest, read when asked."""
+    metrics = Metrics()
+    metrics.read("uproar_comment_seconds", lambda: {"logged": ingest.logged})
+    metrics.read("uproar_drops_total", lambda: {"poisoned": ingest.poisoned})
+    metrics.read("uproar_ingest_answers_total", lambda: ingest.outcomes)
+    metrics.read("uproar_ingest_appended_total", lambda: ingest.appended)
+    metrics.read("uproar_ingest_pending", lambda: ingest.pending)
+    metrics.read("uproar_ingest_waiting", lambda: ingest.waiting)
+    metrics.read("uproar_ingest_sampled_streams", lambda: len(ingest.ratios()))
+    metrics.read("uproar_ingest_sampling_ratio", lambda: min(ingest.ratios(), default=1.0))
+    metrics.read("uproar_log_append_seconds", lambda: ingest.append_s)
+    return metrics
+
+
 def work(process: Process) -> None:
     """The process: `python -m workers ingest`."""
     ingest = Ingest(process)
+    metrics = metrics_of(ingest)
     closer = status.serve(
         process.config.socket("status-ingest"),
         lambda: {
@@ -500,17 +537,7 @@ def work(process: Process) -> None:
             "pid": os.getpid(),
             "ready": not ingest.log_error,
             "reason": ingest.log_error,
-            "metrics": (
-                "# HELP uproar_ingest_appended_total Records appended to the log.\n"
-                "# TYPE uproar_ingest_appended_total counter\n"
-                f"uproar_ingest_appended_total {ingest.appended}\n"
-                "# HELP uproar_ingest_pending Records on their way through the log.\n"
-                "# TYPE uproar_ingest_pending gauge\n"
-                f"uproar_ingest_pending {ingest.pending}\n"
-                "# HELP uproar_poisoned_total Records set aside because nobody can read them.\n"
-                "# TYPE uproar_poisoned_total counter\n"
-                f"uproar_poisoned_total {ingest.poisoned}\n"
-            ),
+            "metrics": metrics.text(),
         },
     )
     ingest.catch_up()

@@ -31,8 +31,10 @@ from uproar.auth import load_key
 from uproar.config import Webhooks as Settings
 from uproar.consumer import Poll, Share
 from uproar.events import Event, PoisonedRecord, to_event
+from uproar.lag import Lag
 from uproar.log import LogUnavailable, open_log
 from uproar.logs import event
+from uproar.metrics import Metrics
 from workers.process import Process
 
 logger = logging.getLogger(__name__)
@@ -299,6 +301,7 @@ class Webhooks:
         self.stop = process.stop
         self.log = open_log(config)
         self.share = Share(self.log, GROUP, self.begin)
+        self.lag = Lag(self.log, GROUP, self.share.positions, self.stop)
         self.epochs: dict[int, str] = {}
         self.give_up_s = config.webhooks.give_up_s
         key = load_key(config.webhook_key_path)
@@ -363,21 +366,25 @@ class Webhooks:
         except LogUnavailable:
             return  # a later one covers it
 
-    def metrics(self) -> str:
-        """Return the figures of all targets together."""
-        counts = [target.counts() for target in self.targets]
-        waiting, delivered, dropped = (sum(each) for each in zip(*counts, strict=True))
-        failures = sum(target.failures for target in self.targets)
-        return "".join(
-            f"# HELP uproar_webhooks_{name} {text}\n# TYPE uproar_webhooks_{name} {kind}\n"
-            f"uproar_webhooks_{name} {value}\n"
-            for name, kind, text, value in (
-                ("waiting", "gauge", "Events that wait for a target.", waiting),
-                ("delivered_total", "counter", "Events that targets took.", delivered),
-                ("dropped_total", "counter", "Events given up.", dropped),
-                ("failures_total", "counter", "Tries that failed.", failures),
-            )
-        )
+    def counts(self) -> tuple[int, ...]:
+        """Return what waits at, was delivered to, and was dropped by all targets together."""
+        return tuple(sum(each) for each in zip(*(t.counts() for t in self.targets), strict=True))
+
+
+def metrics_of(webhooks: Webhooks) -> Metrics:
+    """Return the metrics of the webhooks, read when asked."""
+    metrics, counts = Metrics(), webhooks.counts
+    metrics.read("uproar_webhooks_waiting", lambda: counts()[0])
+    metrics.read("uproar_webhooks_delivered_total", lambda: counts()[1])
+    metrics.read(
+        "uproar_webhooks_failures_total", lambda: sum(one.failures for one in webhooks.targets)
+    )
+    metrics.read(
+        "uproar_drops_total",
+        lambda: {"webhook": counts()[2], "poisoned": webhooks.share.poisoned},
+    )
+    webhooks.lag.tell(metrics)
+    return metrics
 
 
 def _shut(sock: socket.socket) -> None:
@@ -390,6 +397,7 @@ def _shut(sock: socket.socket) -> None:
 def work(process: Process) -> None:
     """The process: `python -m workers webhooks`."""
     webhooks = Webhooks(process)
+    metrics = metrics_of(webhooks)
     closer = status.serve(
         process.config.socket("status-webhooks"),
         lambda: {
@@ -399,11 +407,12 @@ def work(process: Process) -> None:
             "reason": "; ".join(
                 f"{target.name} {target.reason}" for target in webhooks.targets if target.reason
             ),
-            "metrics": webhooks.metrics(),
+            "metrics": metrics.text(),
         },
     )
     webhooks.start()
     if not process.stop.is_set():
+        webhooks.lag.start()
         process.ready()
         webhooks.run()
         webhooks.commit()

@@ -165,6 +165,9 @@ class Engine(Protocol):
     def members(self, audience: int) -> int:
         """Return how many sessions an audience has."""
 
+    def sent_to(self, audience: int) -> int:
+        """Return how many bytes its members took from `broadcast`: framed, compressed, each."""
+
     def sids(self, audience: int) -> list[int]:
         """Return the members of an audience."""
 

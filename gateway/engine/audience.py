@@ -50,6 +50,7 @@ class Audience(Generic[M]):
         self.members: dict[M, None] = {}  # in the order they joined
         self._window = deflate.Window()
         self._keyframe_at = 0.0
+        self.sent = 0  # bytes that members took
 
     def join(self, member: M) -> None:
         """Take a member in; with a window it waits."""

@@ -25,10 +25,12 @@ from uproar.logs import event
 logger = logging.getLogger(__name__)
 
 READABLE, WRITABLE = 1, 2  # libev's names for them
-ADVANCE_S = 0.1  # between two looks at timers
-# A turn of the hub costs more than a ping. So after a pass over a few sockets the next one waits
-# this long and takes what came together; what comes into a quiet room is looked at at once.
+ADVANCE_S = 0.25  # between two looks at timers
+# A turn of the hub costs more than a ping. So after a pass over a few sockets the next one waits a
+# moment and takes what came together: longer while all that comes are pings, which are answered
+# here. What comes into a quiet room is looked at at once.
 REST_S = 0.005
+LONG_REST_S = 0.020
 BUSY = 32  # ready sockets from which on a pass is worth its turn
 
 
@@ -49,6 +51,7 @@ class FastEngine:
         self._watcher: Any = None
         self._anchor: Any = None
         self._rest: Any = None
+        self._long_rest: Any = None
         self._timer: Any = None
         self.http_sockets = 0
         self.proxies = Proxies()
@@ -62,6 +65,7 @@ class FastEngine:
         )
         self.audience_of = reactor.audience_of
         self.members = reactor.members
+        self.sent_to = reactor.sent_to
         self.sids = reactor.sids
         self.forget = reactor.forget
         self.join = reactor.join
@@ -98,6 +102,7 @@ class FastEngine:
         self._anchor = loop.io(self._reactor.fd, WRITABLE)
         self._anchor.start(lambda: None)
         self._rest = loop.timer(REST_S, REST_S)
+        self._long_rest = loop.timer(LONG_REST_S, LONG_REST_S)
         self._timer = loop.timer(ADVANCE_S, ADVANCE_S)
         self._timer.start(self._advance)
         self._reactor.listen(listener.fileno())
@@ -210,23 +215,41 @@ class FastEngine:
     # -- the loop ---------------------------------------------------------------------------------
 
     def _pass(self) -> None:
-        ready = self._look()
+        ready, told = self._look()
         if ready < BUSY:
             self._watcher.stop()
-            self._rest.again(self._rested)
+            self._sleep(told)
+
+    def _sleep(self, told: bool) -> None:
+        """Wait for more before the next look; `told`: there was something for above."""
+        rest, other = self._rest, self._long_rest
+        if not told:
+            rest, other = other, rest
+        other.stop()
+        rest.again(self._rested)
 
     def _rested(self) -> None:
-        if not self._look():
+        ready, told = self._look()
+        if 0 < ready < BUSY:
+            self._sleep(told)
+        else:
             self._rest.stop()
+            self._long_rest.stop()
             self._watcher.start(self._pass)
 
-    def _look(self) -> int:
-        """Make one pass; return how many sockets were ready."""
-        events, ready = self._reactor.poll()
-        for fd, data, address in self._reactor.requests():
-            gevent.spawn(self._request, fd, data, address)
-        self._hand_up(events)
-        return ready
+    def _look(self) -> tuple[int, bool]:
+        """Make one pass; return how many sockets were ready, and whether it told of anything."""
+        try:
+            events, ready = self._reactor.poll()
+            self._hand_up(events)
+            requests = self._reactor.requests()
+            for fd, data, address in requests:
+                gevent.spawn(self._request, fd, data, address)
+        except Exception:
+            # gevent takes a watcher out for good whose call fails: nobody would be heard any more.
+            event(logger, "pass_failed", level=logging.ERROR, exc_info=True)
+            return 0, False
+        return ready, bool(events or requests)
 
     def _advance(self) -> None:
         self._hand_up(self._reactor.advance())

@@ -127,6 +127,10 @@ class ReferenceEngine:
         found = self._audiences.get(audience)
         return len(found.members) if found is not None else 0
 
+    def sent_to(self, audience: int) -> int:
+        found = self._audiences.get(audience)
+        return found.sent if found is not None else 0
+
     def sids(self, audience: int) -> list[int]:
         found = self._audiences.get(audience)
         return [member.sid for member in found.members] if found is not None else []
@@ -263,6 +267,7 @@ class ReferenceEngine:
     ) -> bool:
         if not self._write(connection, message.frame):
             return False
+        audience.sent += len(message.frame)
         if message.compressed:
             # Its inflater has this in its memory now, whoever's window it was on.
             connection.window = audience if message.window else None

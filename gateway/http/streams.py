@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from http import HTTPStatus
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -95,7 +96,8 @@ class Streams:
         now_ms = time.time_ns() // 1_000_000
         if live is not None and live.ready:
             standing = live.standing
-            rate = sum(found.ts > now_ms - 10_000 for found in live.newest()) / 10
+            late = takewhile(lambda found: found.ts > now_ms - 10_000, live.newest())
+            rate = sum(1 for _ in late) / 10
         else:
             standing, rate = self.api.standing(stream), 0.0
         try:

@@ -228,7 +228,8 @@ def test_it_migrates_forward_and_keeps_the_rows(cassandra, monkeypatch):
 
 
 def test_a_refused_write_says_why_and_what_follows_goes_on(cassandra):
-    huge = other(2, "TERMS", Terms(("x" * (40 << 20),)))
+    # Above the largest mutation (half a commit log segment), below the largest frame.
+    huge = other(2, "TERMS", Terms(("x" * (10 << 20),)))
     with opened(cassandra) as store:
         era = put(store, said(1))
         with pytest.raises(
@@ -432,6 +433,7 @@ def eventually_gone(call: Callable[[], list[Any]]) -> None:
 
 # Under gevent
 
+# Many answers at once, so that reads of the socket end anywhere: see PROTOCOL.
 GREENLETS = """
 from gevent import monkey
 monkey.patch_all()
@@ -449,8 +451,8 @@ def watch():
         late = max(late, time.monotonic() - start - 0.005)
 store.position("e1")
 watcher = gevent.spawn(watch)
-jobs = [gevent.spawn(store.newest, "demo", 50) for _ in range(40)]
-gevent.joinall(jobs, timeout=20, raise_error=True)
+jobs = [gevent.spawn(store.newest, "demo", 50) for _ in range(120)]
+gevent.joinall(jobs, timeout=25, raise_error=True)
 assert all(len(job.value) == 50 for job in jobs), [job.value for job in jobs]
 print(late)
 store.close()
@@ -461,9 +463,9 @@ def test_greenlets_share_a_store_and_the_hub_goes_on(cassandra):
     with opened(cassandra) as store:
         assert store.blocks
         put(store, *[said(n) for n in range(1, 61)])
-    code = GREENLETS.format(flags=cassandra.flags())
+    code = GREENLETS.format(flags=cassandra.flags(timeout_s=30))
     ran = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60
     )
     assert ran.returncode == 0, ran.stderr
-    assert float(ran.stdout) < 1.0
+    assert float(ran.stdout) < 2.0

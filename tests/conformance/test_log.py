@@ -17,6 +17,7 @@ from tests.system import wait_until
 from uproar import log as logs
 from uproar.consumer import Consumer
 from uproar.events import Cleared, encode_record
+from uproar.lag import Lag
 from uproar.log import Log, LogBatch, LogFull, LogRefused, LogUnavailable, epoch_of
 from uproar.valkey_client import connect
 
@@ -125,10 +126,22 @@ def read_all(log: Log, after=0, limit=100):
 
 
 def test_an_empty_log(log):
-    assert log.end(0) == (0, 0)
+    assert (log.end(0), log.ends([0]), log.ends([])) == ((0, 0), {0: 0}, {})
     assert log.read(0, 0, 0.0, 100) == []
     assert (log.before_ts(0, T), log.ts_at(0, 5), log.position("g", 0)) == (0, 0, 0)
     assert log.partition_of("any") < log.partitions
+
+
+def test_the_lag_of_a_group_is_what_it_has_not_read_and_how_old_that_is(log):
+    *_, (last, _, _) = fill(log, [1, 1])
+    positions = {0: last - 1}
+    lag = Lag(log, "archive", lambda: positions, threading.Event())
+    lag.look(T / 1000 + 60)
+    assert lag.records == 1
+    assert lag.seconds(T / 1000 + 70) == pytest.approx(70, abs=0.1)
+    positions[0] = last
+    lag.look(T / 1000 + 80)
+    assert (lag.records, lag.seconds(T / 1000 + 90)) == (0, 0.0)
 
 
 def test_records_come_back_as_they_are_at_rising_offsets(log):
@@ -137,6 +150,7 @@ def test_records_come_back_as_they_are_at_rising_offsets(log):
     assert offsets == sorted(set(offsets)) and offsets[0] >= 1
     assert read_all(log) == written
     assert log.end(0) == (offsets[-1], T + 30)
+    assert log.ends({0: "any"}) == {0: offsets[-1]}
 
 
 def test_reading_goes_on_from_any_position_inside_batches_too(log, log_server):

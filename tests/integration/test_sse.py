@@ -235,7 +235,7 @@ def test_a_killed_gateway_costs_nothing():
 
 
 def test_one_that_never_reads_delays_nobody_and_is_coalesced_or_cut():
-    with System(gateway__queue_bytes=65_536, gateway__idle_s=4, server__gateways=1) as own:
+    with System(gateway__queue_bytes=65_536, gateway__idle_s=8, server__gateways=1) as own:
         slow = source(own, "sse-slow", query="backlog=0", buffer=4096)
         stuck = source(own, "sse-slow", query="backlog=0", buffer=4096)
         slow.event("WELCOME")

@@ -49,6 +49,7 @@ class Engine:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
         )  # fmt: skip
+        self.pid = self._process.pid
         self._results: queue.Queue[Any] = queue.Queue()
         self._events: queue.Queue[list[Any]] = queue.Queue()
         self._seen: list[list[Any]] = []

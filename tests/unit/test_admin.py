@@ -17,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from uproar import exposition, leftovers, status
 from uproar.config import load
 from uproar.datadir import DataDir
+from uproar.exposition import Origin
 from uproar.serve import write_effective
 
 NAMES = ("g1", "g2", "ingest", "coordinator", "archive")
@@ -116,13 +117,20 @@ def test_metrics_of_all_processes_are_one_valid_text(machine):
     names = [line.split()[2] for line in body.decode().splitlines() if line.startswith("# TYPE")]
     assert len(names) == len(set(names))
     things = families["uproar_things"].samples
-    assert {sample.labels["proc"] for sample in things} == set(NAMES) - {"coordinator"}
+    assert {(s.labels["process"], s.labels["role"]) for s in things} == {
+        ("g1", "gateway"), ("g2", "gateway"), ("ingest", "ingest"), ("archive", "archive"),
+    }  # fmt: skip
     assert {sample.labels["kind"] for sample in things} == {'a"}{\\'}
-    answers = {s.labels["proc"]: s.value for s in families["uproar_process_answers"].samples}
+    answers = {s.labels["process"]: s.value for s in families["uproar_process_answers"].samples}
     assert answers == {**dict.fromkeys(NAMES, 1.0), "coordinator": 0.0, "moderation": 0.0}
     [restarts] = families["uproar_process_restarts"].samples
-    assert (restarts.labels, restarts.value) == ({"proc": "g1"}, 3.0)
+    assert restarts.labels == {"process": "g1", "role": "gateway"}
+    assert restarts.value == 3.0
     assert families["uproar_wait_seconds"].type == "histogram"
+    # Of the two Valkeys that this test does not run.
+    valkeys = {s.labels["server"]: s.value for s in families["uproar_valkey_up"].samples}
+    assert valkeys == {"log": 0.0, "state": 0.0}
+    assert "uproar_valkey_memory_bytes" not in families
 
 
 @pytest.mark.parametrize(
@@ -165,11 +173,11 @@ def test_clients_that_hang_leave_room_for_others(machine):
 def test_merge_keeps_families_together_and_drops_what_is_no_metric():
     first = "# HELP a_total Help.\n# TYPE a_total counter\na_total 1\nloose 5\nno metric!\n\n"
     second = '# HELP a_total Other.\n# TYPE a_total counter\na_total{x="1"} 2\nloose{} 6\n<html>\n'
-    assert exposition.merge([("p", first), ('q"', second)]) == (
+    assert exposition.merge([(Origin("p", "r"), first), (Origin('q"', "r"), second)]) == (
         "# HELP a_total Help.\n"
         "# TYPE a_total counter\n"
-        'a_total{proc="p"} 1\n'
-        'a_total{proc="q\\"",x="1"} 2\n'
-        'loose{proc="p"} 5\n'
-        'loose{proc="q\\""} 6\n'
+        'a_total{process="p",role="r"} 1\n'
+        'a_total{process="q\\"",role="r",x="1"} 2\n'
+        'loose{process="p",role="r"} 5\n'
+        'loose{process="q\\"",role="r"} 6\n'
     )

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from uproar.batch import Batch, decode_batch, encode_batch
+from uproar.batch import Batch, decode_batch, encode_batch, stamped
 from uproar.events import (
     Cleared,
     PoisonedRecord,
@@ -29,6 +29,8 @@ def test_events_come_out_at_their_offsets():
 
 def test_last_alone_says_that_nothing_more_came():
     assert decode_batch(encode_batch(7, 7, [])) == Batch(7, 7, [])
+    for ms in (0, 1, 1_764_088_000_123):
+        assert decode_batch(stamped(encode_batch(7, 7, []), ms)) == Batch(7, 7, [], ms)
 
 
 def test_nothing_but_a_batch_is_taken_for_one():

@@ -101,6 +101,10 @@ def test_audiences(engine: Engine) -> None:
     assert engine.tell("audience_of", two.sid) == eight
     assert engine.tell("broadcast", seven, "again") == []
     assert engine.tell("broadcast", 99_999, "nobody") == []
+    # Two bytes of a frame's head before each payload.
+    assert engine.tell("sent_to", seven) == 2 * (2 + 5) + (2 + 7) + (2 + 5)
+    assert engine.tell("sent_to", eight) == 2 + 5
+    assert engine.tell("sent_to", 99_999) == 0
     for client in (one, two, other):
         assert engine.tell("send", client.sid, "end") is True
     told = {client.sid: [client.next() for _ in range(3)] for client in (one,)}

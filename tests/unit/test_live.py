@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from gateway.live import INBOX_EVENTS, Live, Past, fold, past_of, without_removed
+from gateway.live import BACKLOG_EVENTS, INBOX_EVENTS, Live, Past, fold, past_of, without_removed
 from uproar.batch import Batch
 from uproar.events import (
     CONTROL_TYPES,
@@ -55,6 +55,10 @@ def live_at(position=0, *, keep_events=5000, keep_ms=120_000, past=(), backlog=(
 
 def offsets(events):
     return [event.offset for event in events]
+
+
+def newest(live):
+    return offsets(live.newest())[::-1]
 
 
 def test_events_come_out_once_and_in_order():
@@ -119,7 +123,7 @@ def test_a_hole_that_stays_becomes_a_gap_in_its_place():
     # that a deletion in the gap may have taken away.
     assert live.since(6) is None
     assert offsets(live.since(7).events) == [8]
-    assert offsets(live.newest()) == [8]
+    assert newest(live) == [8]
 
 
 def test_the_inbox_is_bounded():
@@ -150,20 +154,20 @@ def test_what_came_while_it_was_opened_joins():
     live.open("e", 6, [comment(2), comment(4), comment(6)], [comment(1)], [])
     assert live.hole is None
     assert offsets(live.flush()[0]) == [8]
-    assert offsets(live.newest()) == [1, 2, 4, 6, 8]
+    assert newest(live) == [1, 2, 4, 6, 8]
     assert live.since(1) is not None and live.since(0) is None
 
 
 def test_the_newest_are_those_up_to_what_was_sent():
     live = live_at(0)
     live.take(batch(0, 3, 1, 2, 3))
-    assert live.newest() == []
+    assert newest(live) == []
     live.flush()
-    assert offsets(live.newest()) == [1, 2, 3]
+    assert newest(live) == [1, 2, 3]
     live.take(batch(3, 4, deleted(4, 2)))
-    assert offsets(live.newest()) == [1, 2, 3]
+    assert newest(live) == [1, 2, 3]
     live.flush()
-    assert offsets(live.newest()) == [1, 3]
+    assert newest(live) == [1, 3]
 
 
 @pytest.mark.parametrize("keep", [3, 100])
@@ -173,19 +177,19 @@ def test_what_was_removed_is_never_among_the_newest_whatever_is_kept(keep):
     live.take(batch(0, 4, comment(1, "a"), comment(2, "b"), comment(3, "b"), comment(4, "c")))
     live.take(batch(4, 5, deleted(5, 1)))
     live.flush()
-    assert offsets(live.newest()) == [0, 2, 3, 4]
+    assert newest(live) == [0, 2, 3, 4]
     live.take(batch(5, 7, control(6, UserRemoved("b")), comment(7, "b")))
     live.flush()
-    assert offsets(live.newest()) == [0, 4, 7], "what a user wrote after the removal stays"
+    assert newest(live) == [0, 4, 7], "what a user wrote after the removal stays"
     live.take(batch(7, 12, *range(8, 13)))
     live.flush()
-    assert offsets(live.newest()) == [0, 4, 7, 8, 9, 10, 11, 12]
+    assert newest(live) == [0, 4, 7, 8, 9, 10, 11, 12]
     live.take(batch(12, 14, control(13, Cleared()), comment(14)))
     live.flush()
-    assert offsets(live.newest()) == [14]
+    assert newest(live) == [14]
     live.take(batch(14, 24, *range(15, 25)))
     live.flush()
-    assert offsets(live.newest()) == list(range(14, 25))
+    assert newest(live) == list(range(14, 25))
 
 
 def test_the_recent_are_bounded_in_number_and_age():
@@ -198,6 +202,28 @@ def test_the_recent_are_bounded_in_number_and_age():
     live.take(Batch(0, 3, [comment(1, ts=T), comment(2, ts=T + 1000), comment(3, ts=T + 1001)]))
     live.flush()
     assert live.start == 1
+
+
+def test_what_waits_for_its_tick_is_nobody_s_past():
+    """Trimmed before, it was read from the store for one who lagged, and came again by the tick."""
+    live = live_at(0, keep_events=3)
+    live.take(batch(0, 2, 1, 2))
+    live.flush()
+    live.take(batch(2, 12, *range(3, 13)))
+    assert (live.start, live.horizon) == (0, 0) and offsets(live.since(0).events) == [1, 2]
+    live.flush()
+    assert live.start == live.horizon == 9 and live.since(8) is None
+
+
+def test_before_its_tick_a_hole_that_was_given_up_is_nobody_s_past_either():
+    live = live_at(0)
+    live.take(batch(0, 2, 1, 2))
+    live.flush()
+    live.take(batch(2, 4, 3, 4))
+    live.give_up(9, "not_available")
+    assert live.horizon == 2 and live.since(2) == Past([], 0) and live.since(1) is None
+    assert [event.offset for event in live.flush()[0]] == [3, 4, 9]
+    assert live.horizon == 9
 
 
 def test_since_is_exact_and_applies_what_was_removed():
@@ -219,6 +245,40 @@ def test_used_counts_an_author_s_comments_of_late():
     assert live.used("a", T) == 2
     assert live.used("a", T + 1) == 1
     assert live.used("m", T) == 0
+
+
+def by_author(live):
+    found = {}
+    for event in (*live.backlog, *live._recent):
+        if event.type == "COMMENT":
+            found.setdefault(event.actor, []).append(event)
+    return found
+
+
+@pytest.mark.parametrize("keep", [2, 100])
+def test_the_latest_are_of_those_that_are_meant_for_one(keep):
+    live = live_at(0, keep_events=keep, backlog=[comment(0, "old")])
+    hidden = comment(3, "b")._replace(mask=0)
+    live.take(batch(0, 6, comment(1, "a"), comment(2, "a"), hidden, 4, deleted(5, 2), 6))
+    live.flush()
+    for most in range(7):
+        assert offsets(live.latest(most, lambda event: True)) == [0, 1, 3, 4, 6][-most:][:most]
+    assert offsets(live.latest(3, lambda event: event.mask)) == [1, 4, 6]
+    assert live.hides_some_of("b")
+    assert not live.hides_some_of("a") and not live.hides_some_of("nobody")
+
+
+def test_nothing_stays_of_authors_whose_comments_are_no_longer_kept():
+    live = live_at(0, keep_events=10)
+    for offset in range(1, 3000):
+        author = f"u{offset % 400}" if offset < 2000 else f"v{offset % 400}"
+        live.take(batch(offset - 1, offset, comment(offset, author)))
+        live.flush()
+    assert sum(map(len, live._written.values())) == 10 + BACKLOG_EVENTS
+    assert live._written == by_author(live)
+    live.take(batch(5000, 5000))
+    live.give_up(5000, "not_available")
+    assert not live._written
 
 
 def history(chance, count):
@@ -320,16 +380,17 @@ def test_with_losses_repeats_and_overlaps_every_event_comes_once_and_in_order(se
     out, lost = [], []
 
     def tick():
+        assert live._written == by_author(live), "what is found by author is what is kept"
         events, before = live.flush()
         assert before <= live.sent
         assert all(before < event.offset <= live.sent for event in events)
         out.extend(events)
         if live.sent == live.position:
             shown = visible([event for event in truth if event.offset <= live.sent])
-            newest = offsets(live.newest())
+            kept = newest(live)
             if not lost and begin == 0 and live.start == 0:
-                assert newest == offsets(shown)
-            assert set(newest) <= set(offsets(shown)) or lost
+                assert kept == offsets(shown)
+            assert set(kept) <= set(offsets(shown)) or lost
 
     for one in wire:
         live.take(one)

@@ -150,9 +150,9 @@ def test_cost_grows_with_length_only(unit):
         text = "\u200b" + (unit * length)[:length]  # the long way even where it is plain
         best = 1.0
         for _ in range(5):
-            start = time.perf_counter()
+            start = time.thread_time()
             readings(text)
-            best = min(best, time.perf_counter() - start)
+            best = min(best, time.thread_time() - start)
         return best
 
     assert cost(40_000) < 40 * cost(4000)

@@ -1,17 +1,20 @@
-"""The compiled reactor by itself, one pass at a time: what a running engine is too quick to show."""
+"""The compiled reactor by itself, one pass at a time: what a running engine is too quick for."""
 
 from __future__ import annotations
 
+import select
 import socket
 import time
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from gateway.engine import Arrived, Closed, EngineLimits
-from tests.unit.engine_driver import LIMITS, WAIT_S
+from gateway.engine import Arrived, Closed, EngineLimits, Received
+from tests.unit.engine_driver import LIMITS, MASK, WAIT_S
 from uproar import deflate
+from uproar.frames import Opcode, encode
 
 reactor = pytest.importorskip("_fastpath.reactor", reason="make setup builds it")
 
@@ -122,3 +125,55 @@ def peek(client: socket.socket) -> bytes:
         return b""
     finally:
         client.settimeout(WAIT_S)
+
+
+def test_there_is_room_for_so_many_names(loop: Loop) -> None:
+    with pytest.raises(ValueError, match="at most 32 are counted"):
+        loop.reactor.count_reactions(tuple(f"kind{number}" for number in range(33)), 10)
+    loop.reactor.count_reactions(tuple(f"kind{number}" for number in range(32)), 10)
+    with pytest.raises(ValueError, match="there is room for 8"):
+        reactor.Reactor(
+            EngineLimits(**LIMITS), tuple(f"a.v{number}" for number in range(9)),
+            deflate.negotiate, b"", b"", 100,
+        )  # fmt: skip
+
+
+def test_many_who_send_bombs_do_not_hold_the_loop(loop: Loop) -> None:
+    extension = b"\r\nSec-WebSocket-Extensions: permessage-deflate\r\n\r\n"
+    clients = [loop.connect(HEAD.replace(b"\r\n\r\n", extension)) for _ in range(50)]
+    until = time.monotonic() + WAIT_S
+    while loop.reactor.counters()["open"] < len(clients):
+        assert time.monotonic() < until
+        loop.reactor.poll()
+    loop.reactor.flush()
+    bomb = encode(Opcode.TEXT, deflate.compress(b"x" * 65_536), mask=MASK, compressed=True)
+    for client in clients:
+        client.sendall(bomb * 40)
+    ready = select.poll()
+    ready.register(loop.reactor.fd, select.POLLIN)
+    passes = received = 0
+    while received < 40 * len(clients):
+        assert ready.poll(WAIT_S * 1000), f"{received} came"
+        events, _ = loop.reactor.poll()
+        passes += 1
+        received += sum(isinstance(each, Received) for each in events)
+    assert passes > 4, "50 times 2.6 MB in one go"
+
+
+def test_one_who_never_stops_keeps_nobody_waiting(loop: Loop) -> None:
+    """Where the time of a pass is used up by the first, the next begins behind them."""
+    extension = b"\r\nSec-WebSocket-Extensions: permessage-deflate\r\n\r\n"
+    clients = [loop.connect(HEAD.replace(b"\r\n\r\n", extension)) for _ in range(40)]
+    sids = [sid for each in loop.passes(Arrived) for sid in each.sids]
+    while len(sids) < len(clients):
+        sids += [sid for each in loop.passes(Arrived) for sid in each.sids]
+    loop.reactor.flush()
+    bomb = encode(Opcode.TEXT, deflate.compress(b"x" * 65_536), mask=MASK, compressed=True)
+    for client in clients:
+        client.sendall(bomb * 40 * 10)
+    heard: Counter[int] = Counter()
+    until = time.monotonic() + WAIT_S
+    while len(heard) < len(clients):
+        assert time.monotonic() < until, f"{len(heard)} of {len(clients)} were heard"
+        heard.update(each.sid for each in loop.reactor.poll()[0] if isinstance(each, Received))
+    assert max(heard.values()) < 100, "the first were served again and again"

@@ -49,6 +49,9 @@ class QueueEngine:
         assert position >= self.stood.get(audience, 0), "positions only rise"
         self.stood[audience] = position
 
+    def sent_to(self, audience):
+        return 0
+
     def members(self, audience):
         return len(self.audiences.get(audience, ()))
 
@@ -97,10 +100,10 @@ class Room:
             load(environ={}, flags=flags), None, self.ticker, self.sessions,
             lambda live, wish, claims, name, recovered: {"type": "WELCOME", "offset": live.sent},
             lambda session, code, reason: self.engine.close(session.sid, code.code, reason),
-            lambda session: None,
+            settled=lambda session: None,
+            summon=self.sessions.get,
+            dismiss=lambda session: None,
         )  # fmt: skip
-        self.arrivals.summon = self.sessions.get
-        self.arrivals.dismiss = lambda session: None
         self.ticker.arrivals = self.arrivals
         self.ticker.sessions_of = lambda stream, user: [
             one for one in self.sessions.values() if one.claims and one.claims.sub == user
@@ -339,3 +342,15 @@ def test_every_session_gets_everything_once_and_in_order_or_a_gap(seed):
             assert in_gap or removed, event
     if room.engine.bound == 10**9:
         assert gaps == 0
+
+
+def test_the_tick_stretches_with_what_it_takes_and_shrinks_back():
+    room = Room()
+    held = []
+    room.engine.hold_off = held.append
+    for took, length in ((0.001, 0.01), (0.02, 0.04), (0.2, 0.25), (0.3, 0.3), (0.001, 0.01)):
+        room.ticker._stretch(took)
+        assert room.ticker.length_s == length
+    assert held == [0.6] and room.ticker.figures.ticks["overload"] == 1, (
+        "above 250 ms nobody else is let in"
+    )

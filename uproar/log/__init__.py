@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
@@ -123,6 +123,9 @@ class Log(Protocol):
 
     def end(self, partition: int) -> tuple[int, int]:
         """Return (offset, ts) of the newest record, (0, 0) for an empty log."""
+
+    def ends(self, partitions: Collection[int]) -> dict[int, int]:
+        """Return the offset of the newest record of each partition, 0 for an empty one."""
 
     def ts_at(self, partition: int, offset: int) -> int:
         """Return the `ts` of the newest record at or below an offset, 0 when there is none."""

@@ -12,7 +12,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any, Final
@@ -159,6 +159,9 @@ class KafkaLog:
     def end(self, partition: int) -> tuple[int, int]:
         last = self._offsets([partition], _LATEST)[partition]
         return (last, self._ts_of(partition, last)) if last else (0, 0)
+
+    def ends(self, partitions: Collection[int]) -> dict[int, int]:
+        return self._offsets(list(partitions), _LATEST) if partitions else {}
 
     def ts_at(self, partition: int, offset: int) -> int:
         last = min(offset, self._offsets([partition], _LATEST)[partition])

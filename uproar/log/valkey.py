@@ -9,7 +9,7 @@ entry exists exactly where the counter says so; the server's AOF has both or non
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import msgspec
@@ -139,6 +139,9 @@ class ValkeyLog:
         if not found:
             return 0, 0
         return _batch(found[0]).last, _number(found[0][1], b"t", 0)
+
+    def ends(self, partitions: Collection[int]) -> dict[int, int]:
+        return {partition: self.end(partition)[0] for partition in partitions}
 
     def ts_at(self, partition: int, offset: int) -> int:
         with errors_as(LogUnavailable, "the log"):

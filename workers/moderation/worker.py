@@ -30,7 +30,8 @@ from uproar.events import (
     to_event,
 )
 from uproar.ipc import Answer, IngestLink
-from uproar.log import Log, LogUnavailable, open_log
+from uproar.lag import Lag
+from uproar.log import Log, open_log
 from uproar.logs import event
 from uproar.store import Store, StoreUnavailable, open_store
 from workers.admission import is_by_service
@@ -48,7 +49,6 @@ GROUP: Final = "moderation"
 POLL_RECORDS: Final = 1024
 ACTS: Final = 3  # that one comment leads to at most: deletion, strike, sanction
 COMMIT_EVERY_S: Final = 0.5
-QUEUE_EVERY_S: Final = 1.0
 TERMS_RETRY_S: Final = 1.0  # after a list that was refused
 STORE_RETRY_S: Final = 1.0
 PAST_TYPES: Final = frozenset({"TERMS", "SANCTION"})
@@ -185,7 +185,9 @@ class Worker:
         self.files = files_of(config)
         self.terms_error = ""
         self.terms_retry_at = 0.0
-        self.figures = Figures()
+        self.lag = Lag(self.log, GROUP, self.share.positions, self.stop)
+        self.figures = Figures(self.lag)
+        self.figures.metrics.read("uproar_drops_total", lambda: {"poisoned": self.share.poisoned})
         self._todo: list[Act] = []
         self._decided: list[tuple[str, str, int]] = []
 
@@ -198,7 +200,7 @@ class Worker:
     def run(self) -> None:
         """Moderate until stopped."""
         self.link.start()
-        committed, commit_at, queue_at = self.share.position, 0.0, 0.0
+        committed, commit_at = self.share.position, 0.0
         while not self.stop.is_set():
             polls = self.share.poll(0.25, POLL_RECORDS, self.stop)
             self._load_terms()  # after the wait: what is decided now is decided by today's file
@@ -207,9 +209,7 @@ class Worker:
                     self._see(counted, poll.partition)
             self._submit()
             now = time.monotonic()
-            if now >= queue_at:
-                self._measure_queue()
-                queue_at = now + QUEUE_EVERY_S
+            self.figures.terms = len(self.moderator.lists.installation)
             if self.share.position != committed and now >= commit_at:
                 if self.share.commit():
                     committed = self.share.position
@@ -283,17 +283,6 @@ class Worker:
                 self.figures.decided(*decided)
         self._decided.clear()
 
-    def _measure_queue(self) -> None:
-        try:
-            waiting = sum(
-                max(0, self.log.end(partition)[0] - position)
-                for partition, position in self.share.positions().items()
-            )
-        except LogUnavailable:
-            return
-        self.figures.queue(waiting)
-        self.figures.terms(len(self.moderator.lists.installation))
-
 
 def _answered(answers: queue.SimpleQueue[tuple[int, Answer]], number: int, answer: Answer) -> None:
     answers.put((number, answer))
@@ -314,6 +303,7 @@ def work(process: Process) -> None:
     )
     worker.share.start(process.stop)
     if not process.stop.is_set():
+        worker.lag.start()
         process.ready()
         worker.run()
         worker.share.commit()
