@@ -59,7 +59,7 @@ class Machine:
         elif config.webhooks.targets:
             self._workers.append("webhooks")
         self._readers = ThreadPoolExecutor(THREADS, thread_name_prefix="status")
-        self._valkeys = Servers(config)
+        self._valkeys = Servers(config, embedded=not roles)
 
     def statuses(self, names: list[str]) -> dict[str, dict[str, Any] | None]:
         """Return each process's document, None for one that gave none within 2 s; in parallel."""

@@ -34,10 +34,11 @@ Infos: TypeAlias = dict[str, Mapping[str, Any] | None]
 class Servers:
     """The servers of one configuration, asked in parallel."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, *, embedded: bool = True) -> None:
+        """Without `embedded` only those of a cluster: a host of it has no others."""
         self._ask: list[Callable[[], Infos]] = []
         for role, engine in (("log", config.log.engine), ("state", config.state.engine)):
-            if engine == "valkey":
+            if embedded and engine == "valkey":
                 client = connect(config.socket(role), INFO_S)
                 self._ask.append(lambda role=role, client=client: _embedded(role, client))  # type: ignore[misc]
         if config.state.engine == "cluster":
