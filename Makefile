@@ -11,7 +11,7 @@ PYTEST := $(BIN)/python -m pytest
 SUITES := unit conformance integration metrics browser chaos
 
 .DEFAULT_GOAL := help
-.PHONY: conformance fuzz schemathesis screenshot help setup packages serve test $(addprefix test-,$(SUITES)) chromium lint fmt bench wheel models clean clean-data stack-up stack-down test-stack java prometheus balancers
+.PHONY: conformance fuzz schemathesis screenshot help setup packages serve test $(addprefix test-,$(SUITES)) chromium lint fmt bench wheel models clean clean-data stack-up stack-down test-stack java prometheus balancers test-stack-full test-reference bench-stack
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-24s %s\n", $$1, $$2}'
@@ -83,6 +83,12 @@ test-conformance: $(STAMP)  ## both adapters of a role, both codecs, against the
 test-integration: $(STAMP)  ## a whole system, driven by clients
 	$(call run-suite,integration)
 
+# What faces the engine, once more on the other one.
+test-reference: $(STAMP)  ## the engine's integration tests on the reference engine
+	@echo "== tests of the reference engine"
+	@UPROAR_ENGINE=reference $(PYTEST) -m "not stack" $(ARGS) $(addprefix tests/integration/test_,\
+	  handshake.py bad_input.py deflate.py room.py sse.py replay.py)
+
 test-browser: $(STAMP) chromium  ## the page in a real Chromium
 	$(call run-suite,browser)
 
@@ -113,9 +119,20 @@ stack-up: $(STAMP) java  ## fetch and start Kafka, Cassandra and a Valkey cluste
 stack-down: $(STAMP)  ## stop them; their data stays in build/stack/run
 	@$(BIN)/python -m deploy.stack down $(ARGS)
 
-test-stack: $(STAMP) java balancers  ## the conformance suites on real servers, started for it
+# Whole systems on them: every comment in one order, and the table of roles and acts.
+ON_STACK := $(addprefix tests/integration/test_,replay.py room.py moderation.py)
+
+test-stack: $(STAMP) java balancers  ## conformance, chaos and the table of roles on real servers, started for it
 	@echo "== tests on Kafka, Cassandra and a Valkey cluster"
-	@UPROAR_TEST_STACK=1 $(PYTEST) tests/conformance tests/chaos -m stack $(ARGS)
+	@UPROAR_TEST_STACK=1 $(PYTEST) tests/conformance tests/chaos $(ON_STACK) -m "stack and not long" $(ARGS)
+
+test-stack-full: $(STAMP) java balancers  ## the same and what takes long: three brokers, three nodes, TLS, SSE
+	@echo "== all tests on Kafka, Cassandra and a Valkey cluster"
+	@UPROAR_TEST_STACK=1 $(PYTEST) tests/conformance tests/chaos $(ON_STACK) \
+	  tests/integration/test_sse.py -m stack $(ARGS)
+
+bench-stack: $(STAMP) java  ## measure on embedded engines and on real servers (ARGS="--seconds 10")
+	@$(BIN)/python -m benchmarks.stack $(ARGS)
 
 java:
 	@if command -v java >/dev/null && command -v mvn >/dev/null; then exit 0; fi; \

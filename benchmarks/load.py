@@ -7,6 +7,7 @@ by how much at most.
 
 from __future__ import annotations
 
+import secrets
 import time
 from array import array
 from collections import Counter
@@ -69,6 +70,7 @@ class Load:
         self._began = 0.0
         self._sent_at: dict[str, float] = {}
         self._turn = 0
+        self._own = secrets.token_hex(2)  # or a second load of a stream would repeat the first
         self._lines = [
             (line["text"], _author(line["user"], line["role"]))
             for line in chatgen.generate(seed=SEED, count=LINES, users=AUTHORS)
@@ -120,7 +122,7 @@ class Load:
         return self.pace.next_s(self.sent, time.monotonic() - self._began)
 
     def _command(self, number: int) -> Command:
-        nonce = f"{number:x}"
+        nonce = f"{self._own}-{number:x}"
         self._sent_at[nonce] = time.monotonic()
         text, author = self._lines[number % LINES]
         return wire.comment(stamp(text), nonce, user=author)

@@ -201,7 +201,7 @@ class Gateway:
 
 def _apply(pool: Any, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
     """Run it on a thread of `pool`, or here and now where that is None."""
-    with gevent.Timeout(POOL_S, StoreUnavailable("the store is busy; try again")):
+    with gevent.Timeout(POOL_S, StoreUnavailable("every thread is busy")):
         return function(*arguments) if pool is None else pool.apply(function, arguments)
 
 

@@ -121,8 +121,12 @@ class Member(Cassandra):
         settings.write_text(f"{text}auto_bootstrap: false\n")
 
     def command(self) -> list[str]:
-        smaller = {"-Xmx1g": "-Xmx512m", "-Xms256m": "-Xms128m"}
-        return [smaller.get(word, word) for word in super().command()]
+        changed = {
+            "-Xmx1g": "-Xmx512m", "-Xms256m": "-Xms128m",
+            # How long a new node looks for one that answers: on a busy machine more than a moment.
+            "-Dcassandra.ring_delay_ms=100": "-Dcassandra.ring_delay_ms=5000",
+        }  # fmt: skip
+        return [changed.get(word, word) for word in super().command()]
 
 
 def make_certificates(directory: Path) -> None:
@@ -160,9 +164,10 @@ def make_certificates(directory: Path) -> None:
 
 
 def _fetched() -> Path:
-    """Return where the jars lie; skips where Cassandra was not fetched."""
+    """Return where the jars lie; skips where they do not, unless real servers are wanted."""
     version = jars.CASSANDRA[0].version
-    if not (cache_dir() / f"cassandra-{version}" / "complete").exists():
+    wanted = os.environ.get("UPROAR_TEST_STACK")
+    if not wanted and not (cache_dir() / f"cassandra-{version}" / "complete").exists():
         pytest.skip("needs a Cassandra: make test-stack fetches one")
     return cache_dir()
 

@@ -14,10 +14,18 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
+import redis
+
+from uproar.config import Config, load
+from uproar.valkey_cluster import Cluster
+
+if TYPE_CHECKING:
+    from tests.engines import Engines
 
 ROOT = Path(__file__).parents[1]
 READY_S = 60.0
@@ -37,7 +45,13 @@ def wait_until(condition: Callable[[], Any], deadline_s: float, what: str) -> An
 
 
 class System:
-    """One `uproar serve --json` with a data directory of its own on free ports."""
+    """One `uproar serve --json` with a data directory of its own on free ports.
+
+    On the embedded engines, or where `engines` stands on those servers: on a topic, a keyspace and
+    a cluster of its own.
+    """
+
+    engines: Engines | None = None
 
     command = ("serve", "--port", "0")
 
@@ -45,7 +59,9 @@ class System:
         self._own = data is None
         # Short, because Unix sockets lie below it.
         self.data = data or Path(tempfile.mkdtemp(prefix="upr-")) / "d"
-        self.settings = {"server__admin_port": 0, **settings}
+        self._servers = ExitStack()
+        more = self.engines.settings(self._servers) if self.engines else {}
+        self.settings = {"server__admin_port": 0, **more, **settings}
         self.process: subprocess.Popen[bytes]
         self.info: dict[str, Any] = {}
 
@@ -67,7 +83,14 @@ class System:
             _, stderr = self.process.communicate()
             raise AssertionError(f"{self.command[0]} did not start: {stderr.decode()}")
         self.info = json.loads(line)
+        if self.engines:
+            wait_until(self._has_store, READY_S, "the archive has made the keyspace")
         return self
+
+    def _has_store(self) -> bool:
+        # Several times, as it is another gateway's turn each time.
+        path = "/stream/nowhere/comments"
+        return all(self.call("GET", path)[0] != 503 for _ in range(6))
 
     def environ(self) -> dict[str, str]:
         """The environment of the system's processes."""
@@ -86,7 +109,8 @@ class System:
             raise AssertionError("serve did not stop on SIGTERM") from None
 
     def remove(self) -> None:
-        """Delete the data directory."""
+        """Delete the data directory, and what lies on servers."""
+        self._servers.close()
         if self._own:
             shutil.rmtree(self.data.parent, ignore_errors=True)
 
@@ -98,6 +122,11 @@ class System:
             self.stop()
         finally:
             self.remove()
+
+    @property
+    def config(self) -> Config:
+        """The configuration of the running processes."""
+        return load(self.data / "run" / "effective.toml", environ={})
 
     # -- asking -----------------------------------------------------------------------------------
 
@@ -150,6 +179,17 @@ class System:
             if page["next"] is None:
                 return comments[::-1]
             cursor = f"&before={page['next']}"
+
+    def empty_state(self) -> None:
+        """Have bus and state forget everything, as servers do that are lost with their data."""
+        config = self.config
+        if config.state.engine == "cluster":
+            with closing(Cluster(config.state)) as cluster:
+                answers = cluster.on_masters(("FLUSHALL", "SYNC"))
+            assert set(answers.values()) == {b"OK"}, answers
+            return
+        with redis.Redis(unix_socket_path=str(config.socket("state"))) as client:
+            client.flushall()
 
     # -- processes --------------------------------------------------------------------------------
 

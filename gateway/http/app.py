@@ -129,6 +129,8 @@ class Api:
             response = self._answer(HttpRequest(environ, self.config.limits.body_bytes))
         except Problem as problem:
             response = problem.response()
+        except StoreUnavailable as error:  # or no thread was free for what `in_thread` runs
+            response = Problem.away(error).response()
         except Exception:
             event(logger, "request_failed", level=logging.ERROR, exc_info=True)
             response = Problem(500, "internal_error", "a fault of ours; it is logged").response()

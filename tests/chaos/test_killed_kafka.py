@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.test_killed import check
-from tests.conformance import kafka
 from tests.sender import Sender
 from tests.system import System, wait_until
 from uproar.log import partition_of
@@ -27,11 +26,6 @@ RATE = 60  # comments a second and stream
 VIEWERS = 4  # of a stream
 PLAY_S = 2.0
 RECOVER_S = 60.0
-
-
-@pytest.fixture(scope="module")
-def brokers():
-    yield from kafka.started(1)
 
 
 def test_nothing_acknowledged_is_lost_on_kafka_whatever_is_killed(brokers):

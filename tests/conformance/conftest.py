@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import redis
 
-from tests.cassandra_node import Node, any_node, own_node
+from tests.cassandra_node import Node
 from tests.system import wait_until
 from tests.valkey_cluster import ValkeyCluster
 from tests.valkey_cluster import running as running_cluster
@@ -58,23 +58,6 @@ class StoreOpener:
             "from uproar.store import open_store\n"
             f"store = open_store(load(environ={{}}, flags={self.flags!r}), writer=True)\n"
         )
-
-
-@pytest.fixture(scope="session")
-def shared_cassandra() -> Iterator[Node]:
-    """A node for all tests that do no harm to it."""
-    with any_node() as node:
-        yield node
-
-
-@pytest.fixture(scope="session")
-def shared_mortal_cassandra(shared_cassandra: Node) -> Iterator[Node]:
-    """A node that tests may kill and pause; all of them leave it serving."""
-    if shared_cassandra.server is not None:
-        yield shared_cassandra
-    else:
-        with own_node() as node:
-            yield node
 
 
 @pytest.fixture

@@ -241,6 +241,7 @@ def test_a_refused_write_says_why_and_what_follows_goes_on(cassandra):
         assert shown(store) == [1, 2, 3]
 
 
+@pytest.mark.long
 def test_login_and_certificate(tmp_path):
     """A node that wants both, with users who may do all, only read, or nothing."""
     secret, wrong = tmp_path / "secret", tmp_path / "wrong"

@@ -31,22 +31,15 @@ def open_log(server):
 
 
 @pytest.fixture(scope="session")
-def brokers():
-    """One broker that tests may do harm to."""
-    yield from kafka.started(1)
-
-
-@pytest.fixture(scope="session")
 def three_brokers():
     """Three, so that one may go."""
     yield from kafka.started(3)
 
 
 @pytest.fixture
-def topic(request):
+def topic(kafka_address):
     """A topic on the broker that the environment names, or on ours."""
-    address = os.environ.get("UPROAR_TEST_KAFKA")
-    topic = kafka.Topic(address or request.getfixturevalue("brokers").address)
+    topic = kafka.Topic(kafka_address)
     yield topic
     topic.remove()
 
@@ -278,7 +271,10 @@ def append_until_killed(log, server, chance, batches):
 
 
 def test_what_was_answered_survives_kill_9_at_any_moment(mortal_log_server):
-    """load: appends without pause. fault: SIGKILL, three times. invariant: what returned stands."""
+    """load: appends without pause. fault: SIGKILL, three times. invariant: what returned stands.
+
+    Kafka once: it takes 5 s to come back, and the next test kills it too.
+    """
     server, chance = mortal_log_server, random.Random(9)
     log = open_log(server)
     answered: dict[int, bytes] = {}
@@ -291,7 +287,7 @@ def test_what_was_answered_survives_kill_9_at_any_moment(mortal_log_server):
             number += len(records)
             yield records, T + number
 
-    for _ in range(3):
+    for _ in range(3 if isinstance(server, Server) else 1):
         for first, records in append_until_killed(log, server, chance, batches()):
             answered.update(enumerate(records, first))
         server.start()
@@ -299,7 +295,7 @@ def test_what_was_answered_survives_kill_9_at_any_moment(mortal_log_server):
         found = dict(read_all(log))
         assert {offset: found.get(offset) for offset in answered} == answered
         assert sorted(found) == list(range(1, len(found) + 1)), "offsets were given twice or lost"
-    assert len(answered) > 50
+    assert len(answered) > 15
 
 
 def test_what_is_sent_again_until_it_is_answered_counts_once_and_in_order(mortal_log_server):
@@ -313,7 +309,7 @@ def test_what_is_sent_again_until_it_is_answered_counts_once_and_in_order(mortal
         ]
         for start in range(0, 4000, 10)
     ]
-    kills = iter([60, 200])
+    kills = iter([60, 200] if isinstance(server, Server) else [60])
     kill_at, killer = next(kills), None
     for number, batch in enumerate(batches):
         if number == kill_at:
@@ -619,6 +615,7 @@ def test_a_topic_that_can_t_be_made_is_refused(topic):
 
 
 @pytest.mark.stack
+@pytest.mark.long
 def test_too_few_replicas_in_sync_refuse_a_write_and_one_may_go(replicated_topic):
     """load: appends. fault: a leader killed, then a second broker. invariant: nothing is lost."""
     topic = replicated_topic

@@ -11,11 +11,10 @@ import psutil
 import pytest
 
 from tests.system import System, wait_until
-from uproar import config as configuration
 from uproar import ids
 from uproar.events import Terms, User, decode_record, to_event
 from uproar.ipc import Draft, IngestLink
-from uproar.log.valkey import ValkeyLog
+from uproar.log import open_log
 
 DEADLINE_S = 15.0
 
@@ -25,8 +24,8 @@ class Room:
 
     def __init__(self, system: System) -> None:
         self.system = system
-        config = configuration.load(None, environ={}, flags={"data": str(system.data)})
-        self.log = ValkeyLog(config)
+        config = system.config
+        self.log = open_log(config)
         self.link = IngestLink(f"unix:{config.socket('ingest')}", deadline_s=5.0, pending=100)
         self.link.start()
         wait_until(lambda: self.link.connected, DEADLINE_S, "ingest")
@@ -55,13 +54,15 @@ class Room:
     def events(self, stream):
         """All of a stream's events, with their nonces."""
         found, at = [], 0
-        while batches := self.log.read(0, at, 0.0, 10_000):
-            for batch in batches:
+        partition = self.log.partition_of(stream)
+        end, _ = self.log.end(partition)
+        while at < end:
+            for batch in self.log.read(partition, at, 1.0, 10_000):
                 for offset, raw in enumerate(batch.records, batch.first):
                     record = decode_record(raw)
                     if record.stream == stream:
                         found.append((to_event(offset, record), record.nonce))
-            at = batches[-1].last
+                at = batch.last
         return found
 
     def of(self, stream, type_):

@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import pytest
-import redis
 
 from tests.event_source import EventSource
 from tests.system import System, wait_until
@@ -767,8 +766,7 @@ def stands(room: Room, who: str) -> None:
 
 
 def test_state_flushed_in_the_middle(room: Room, running: System) -> None:
-    with redis.Redis(unix_socket_path=str(running.data / "run" / "state.sock")) as state:
-        state.flushall()
+    running.empty_state()
     stands(room, "a flush")
     status, info = running.call("GET", f"/stream/{STREAM}")
     assert status == 200
