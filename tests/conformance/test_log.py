@@ -430,9 +430,10 @@ def test_an_entry_that_no_append_made_covers_its_place_and_stops_nothing(valkey_
 
 def test_many_who_append_at_once_never_share_an_offset(log_server):
     got: list[tuple[int, bytes]] = []
+    patient = log_server.settings(log__timeout_s=20)  # a first append waits for its producer
 
     def work(name):
-        log = open_log(log_server)
+        log = log_server.keep(logs.open_log(patient))
         for number in range(100):
             records = [f"{name}-{number}-{one}".encode() for one in range(3)]
             first = log.append(0, records, T)
