@@ -135,6 +135,11 @@ class Log(_Section):
     retention_s: Annotated[float, Meta(ge=600)] = 86_400.0  # how far behind the archive may be
     session_s: Annotated[float, Meta(ge=1, le=300)] = 6.0  # till a dead worker's partitions move
     member: Annotated[str, Meta(max_length=200)] = ""  # our name in groups; empty: hostname
+    user: str = ""  # by SCRAM-SHA-512; empty: no login
+    password_file: str = ""  # its first line
+    ca_file: str = ""  # PEM; given: TLS, and only to brokers with a certificate of theirs
+    cert_file: str = ""  # our own certificate, where the brokers ask for one
+    key_file: str = ""
 
 
 class Store(_Section):
@@ -497,6 +502,12 @@ def _check_log(log: Log) -> None:
         raise ConfigError(
             "log.min_insync: above log.replicas, so nothing could ever be written; lower it"
         )
+    if bool(log.user) != bool(log.password_file):
+        raise ConfigError("log.user: goes together with log.password_file; give both")
+    if bool(log.cert_file) != bool(log.key_file):
+        raise ConfigError("log.key_file: goes together with log.cert_file; give both")
+    if log.cert_file and not log.ca_file:
+        raise ConfigError("log.ca_file: goes together with log.cert_file; give both")
 
 
 def _check_moderation(moderation: Moderation) -> None:

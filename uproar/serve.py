@@ -26,7 +26,7 @@ import msgspec
 from uproar import auth, cluster_check, logs, valkey_server
 from uproar.admin import gateway_names
 from uproar.child import LISTEN_FD, READY_FD, Spec
-from uproar.config import ENV_PREFIX, ENV_RESERVED, Config, dump
+from uproar.config import ENV_PREFIX, ENV_RESERVED, Config, Log, State, dump
 from uproar.datadir import DataDir
 from uproar.errors import ServeError
 from uproar.listeners import Listener, Port, url
@@ -274,16 +274,19 @@ def listen(config: Config, listeners: list[Listener], *, public: bool = True) ->
             if config.auth.jwks_file
             else "",
         ),
-        state=replace(
-            config.state,
-            **{
-                field: str(Path(file).expanduser().resolve())
-                for field in ("password_file", "ca_file", "cert_file", "key_file")
-                if (file := getattr(config.state, field))
-            },
-        ),
+        log=replace(config.log, **_absolute(config.log)),
+        state=replace(config.state, **_absolute(config.state)),
         webhooks=replace(config.webhooks, key_file=str(config.webhook_key_path.resolve())),
     )
+
+
+def _absolute(section: Log | State) -> dict[str, str]:
+    """The absolute paths of a server's password and certificates, by their settings."""
+    return {
+        field: str(Path(file).expanduser().resolve())
+        for field in ("password_file", "ca_file", "cert_file", "key_file")
+        if (file := getattr(section, field))
+    }
 
 
 def _demo_token(key: bytes) -> str:

@@ -71,6 +71,10 @@ def test_the_file_of_the_working_directory_is_read_where_there_is_one(file, monk
         ({"UPROAR_LOG__ENGINE": "file"}, {}, r'log\.engine: "file" is no engine; take "valkey" or'),
         ({"UPROAR_LOG__ENGINE": "kafka"}, {}, r"log\.brokers: empty; name the brokers"),
         ({"UPROAR_LOG__MIN_INSYNC": "4"}, {}, r"log\.min_insync: above log\.replicas"),
+        ({"UPROAR_LOG__USER": "u"}, {}, r"log\.user: goes together with log\.password_file"),
+        ({"UPROAR_LOG__PASSWORD_FILE": "p"}, {}, r"log\.user: goes together with log\.password"),
+        ({"UPROAR_LOG__KEY_FILE": "k"}, {}, r"log\.key_file: goes together with log\.cert_file"),
+        ({}, {"log.key_file": "k", "log.cert_file": "c"}, r"log\.ca_file: goes together with log"),
         ({"UPROAR_LOG__TOPIC": "a b"}, {}, r"log\.topic: expected `str` matching"),
     ],
 )

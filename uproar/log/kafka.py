@@ -30,7 +30,7 @@ from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from uproar.config import Config
 from uproar.events import PoisonedRecord, decode_record
-from uproar.log import LogBatch, LogUnavailable, epoch_of, partition_of, topic
+from uproar.log import LogBatch, LogUnavailable, access, epoch_of, partition_of, topic
 from uproar.log.group import Bookkeeper, KafkaMember
 
 LINGER_MS: Final = 1  # ingest gathers; this only keeps one append together
@@ -73,6 +73,7 @@ class KafkaLog:
             "reconnect.backoff.ms": 20,
             "reconnect.backoff.max.ms": 500,
             "log_level": 0,  # a line per refused connection; what is wrong is said by exceptions
+            **access.options(config.log),
         }
         self._admin = AdminClient(self._common)
         self._lock = threading.Lock()  # of what is made when first used, and of the asker
@@ -85,6 +86,17 @@ class KafkaLog:
         self._topic_id = ""
 
     def prepare(self, *, appending: bool = False) -> None:
+        try:
+            self._prepare()
+        except LogUnavailable as error:
+            access.knock(self._common, self._settings)
+            listener = self._common["security.protocol"].upper()
+            raise LogUnavailable(
+                f"{error}; are the brokers up, and do log.brokers name {listener} listeners, as "
+                "log.ca_file and log.user ask for?"
+            ) from error
+
+    def _prepare(self) -> None:
         topic.create(self._admin, self._settings, self._answers)
         topic.check(self._admin, self._settings, self._answers)
         self._offsets(
