@@ -54,6 +54,7 @@ class Schedule(threading.Thread):
         self._chance = random.Random(7)
         self._said = [self._text(number) for number in range(3)]
         self._ended = False
+        self.fault: Exception | None = None
 
     def _text(self, number: int) -> str:
         """A tick of chat: alike enough for references, together more than the window holds."""
@@ -72,6 +73,13 @@ class Schedule(threading.Thread):
         )
 
     def run(self) -> None:
+        try:
+            self._play()
+        except Exception as fault:
+            self.fault = fault
+            self._engine.kill()  # or the clients would wait for ever
+
+    def _play(self) -> None:
         engine, chance = self._engine, self._chance
         audiences = {
             "a.v1": engine.tell("audience", "text", "window"),
@@ -104,7 +112,7 @@ class Schedule(threading.Thread):
     def _admit(self, audiences: dict[str, int], members: dict[str, dict[int, str]]) -> None:
         """Let in who has connected since the last message."""
         while (opened := self._engine.arrived("Opened")) is not None:
-            _, sid, path, protocol, compression = opened
+            _, sid, path, protocol, compression, _ = opened
             self.compression.add(compression)
             name = path.removeprefix("/c/")
             backlog = " ".join(self._said[-5:])
@@ -140,6 +148,7 @@ def schedule(engine: Engine) -> Iterator[Schedule]:
 def check(schedule: Schedule, found: dict[str, dict[str, Any]]) -> None:
     """Every message of every client, in order."""
     schedule.join(10.0)
+    assert schedule.fault is None, f"the schedule broke: {schedule.fault!r}"
     assert not schedule.is_alive()
     assert schedule.compression == {"window"}
     assert sorted(found, key=int) == [str(number) for number in range(CLIENTS)]

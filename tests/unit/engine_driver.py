@@ -116,6 +116,10 @@ class Engine:
         while self.clients:
             self.clients.pop().close()
 
+    def kill(self) -> None:
+        """End the process at once."""
+        self._process.kill()
+
     def close(self) -> None:
         """End the process."""
         self.hang_up()
