@@ -8,7 +8,7 @@
  *
  * Who owns what. A connection is a slot of a slab; its sid is slot and generation, so an old sid finds nothing. A
  * buffer belongs to everybody who counts a reference. An audience owns its deflate stream. Read buffers live while a
- * head, frame or message is incomplete. An idle viewer costs one `conn`, 12 bytes in its audience, 12 for being in it.
+ * head, frame or message is incomplete. An idle viewer costs one `conn`, 8 bytes in its audience, 12 for being in it.
  *
  * Times are monotonic. */
 #ifndef UPROAR_REACTOR_H
