@@ -15,7 +15,6 @@
 #define SLOT_BITS 20
 #define CHUNK_BITS 10
 #define NONE UINT32_MAX
-#define EVENTS_PER_PASS 256
 
 /* A shared message. The bytes lie at `at`, with room for a frame's head before them. */
 struct up_buffer {
@@ -151,7 +150,7 @@ struct up_reactor {
     counter *sums;
     uint32_t sums_room, sums_at;
 
-    struct epoll_event events[EVENTS_PER_PASS];
+    struct epoll_event events[UP_PASS_SOCKETS];
     int event_at, event_n; /* those of the pass before that it had no time for */
 
     uint8_t *scratch; /* what is read lies here first */

@@ -255,7 +255,8 @@ static int accept_allowed(up_reactor *r) {
 }
 
 static void accept_some(up_reactor *r) {
-    for (int left = ACCEPTS_PER_PASS; left && accept_allowed(r); left--) {
+    int left = ACCEPTS_PER_PASS;
+    for (; left && accept_allowed(r); left--) {
         struct sockaddr_storage peer;
         socklen_t size = sizeof peer;
         int fd = accept4(r->listener, (struct sockaddr *)&peer, &size, SOCK_NONBLOCK | SOCK_CLOEXEC);
@@ -288,6 +289,7 @@ static void accept_some(up_reactor *r) {
         c->deadline = r->tick + ticks_of(r->limits.handshake_s);
         conn_schedule(r, c, slot, c->deadline);
     }
+    if (!left) r->more = 1;
 }
 
 /* ---- handshakes --------------------------------------------------------------------------------- */
@@ -628,10 +630,11 @@ static void readable(up_reactor *r, conn *c, uint32_t slot) {
     }
 }
 
-int up_reactor_poll(up_reactor *r) {
+int up_reactor_poll(up_reactor *r, int *drained) {
+    *drained = 0;
     /* Whoever is late is served before anybody is served twice. */
     if (r->event_at == r->event_n) {
-        int count = epoll_wait(r->epoll, r->events, EVENTS_PER_PASS, 0);
+        int count = epoll_wait(r->epoll, r->events, UP_PASS_SOCKETS, 0);
         if (count < 0) return errno == EINTR ? 0 : -1;
         r->event_at = 0;
         r->event_n = count;
@@ -648,13 +651,16 @@ int up_reactor_poll(up_reactor *r) {
         uint32_t slot = (uint32_t)event->data.u64, gen = (uint32_t)(event->data.u64 >> 32);
         conn *c = conn_at(r, slot);
         if (c->gen != gen || c->state == FREE) continue; /* ended since */
-        if (event->events & EPOLLOUT) conn_flush(r, c, slot);
+        if (event->events & EPOLLOUT) {
+            ++*drained;
+            conn_flush(r, c, slot);
+        }
         if (event->events & (EPOLLIN | EPOLLHUP | EPOLLERR) && c->gen == gen && c->state != FREE)
             readable(r, c, slot);
         if (clock_ms() - r->now_ms >= PASS_MS) break;
     }
     if (r->event_at < r->event_n) r->more = 1;
-    return r->more ? EVENTS_PER_PASS : r->event_at - first;
+    return r->more ? UP_PASS_SOCKETS : r->event_at - first;
 }
 
 /* ---- timers ------------------------------------------------------------------------------------- */

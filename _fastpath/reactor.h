@@ -1,7 +1,7 @@
 /* The reactor: the connections of one process over one epoll, and the audiences they are in.
  *
  * The loop's contract. One thread; the caller holds the GIL in every call. A pass (`up_reactor_poll`) takes at most
- * EVENTS_PER_PASS ready sockets, one read of at most 16 KB each and ACCEPTS_PER_PASS connections, and takes none up
+ * UP_PASS_SOCKETS ready sockets, one read of at most 16 KB each and ACCEPTS_PER_PASS connections, and takes none up
  * after PASS_MS, then returns: what is left is ready still. What happens is told by the hooks, which must not call the reactor. Sending is
  * done where it is asked for; what a socket does not take is kept as a reference to the shared buffer and sent by a
  * later pass.
@@ -36,6 +36,7 @@ typedef struct {
 enum { UP_FRAMING_TEXT = 0, UP_FRAMING_BINARY = 1, UP_FRAMING_RAW = 2 };
 enum { UP_COMPRESS_NONE = 0, UP_COMPRESS_EACH = 1, UP_COMPRESS_WINDOW = 2 };
 
+#define UP_PASS_SOCKETS 256 /* that one pass looks at, at most */
 #define UP_SID_DIGITS 12
 #define UP_KINDS_MAX 32
 #define UP_ADDRESS_MAX 46
@@ -96,8 +97,8 @@ void up_reactor_handed(up_reactor *r, int by); /* how many more sockets the HTTP
 const up_counters *up_reactor_counters(const up_reactor *r);
 
 /* One pass over what is ready now; never waits. Returns how many sockets were looked at, as many as one pass may
- * take where more is waiting, -1 with errno. */
-int up_reactor_poll(up_reactor *r);
+ * take where more is waiting, -1 with errno; in *drained how many of them took what had been waiting for them. */
+int up_reactor_poll(up_reactor *r, int *drained);
 /* Send the handshakes that nobody has added anything to since they were told of. */
 void up_reactor_flush(up_reactor *r);
 /* See to timers that are due; call it ten times a second. */

@@ -49,7 +49,7 @@ cdef extern from "reactor.h":
     ctypedef struct up_buffer:
         pass
 
-    int UP_SID_DIGITS, UP_KINDS_MAX
+    int UP_PASS_SOCKETS, UP_SID_DIGITS, UP_KINDS_MAX
     up_reactor *up_reactor_new(const up_limits *, const up_hooks *)
     void up_reactor_free(up_reactor *)
     void up_reactor_hang_up(up_reactor *)
@@ -64,7 +64,7 @@ cdef extern from "reactor.h":
     void up_reactor_hold_off(up_reactor *, double)
     void up_reactor_handed(up_reactor *, int)
     const up_counters *up_reactor_counters(const up_reactor *)
-    int up_reactor_poll(up_reactor *)
+    int up_reactor_poll(up_reactor *, int *drained)
     void up_reactor_flush(up_reactor *)
     void up_reactor_advance(up_reactor *)
     int up_reactor_refuses(up_reactor *, const char *)

@@ -27,6 +27,7 @@ from gateway.engine import (
 
 assert SID_DIGITS == UP_SID_DIGITS
 
+PASS_SOCKETS = UP_PASS_SOCKETS
 VIEWER_BYTES = up_reactor_viewer_bytes()
 UNMASKS_BY = up_unmask_build().decode()
 
@@ -147,12 +148,15 @@ cdef class Reactor:
         """Take no new connections for a while."""
         up_reactor_hold_off(self._r, seconds)
 
-    def poll(self) -> tuple[list, int]:
-        """Make one pass; return (what has happened, how many sockets were ready)."""
-        cdef int count = up_reactor_poll(self._r)
+    def poll(self) -> tuple[list, int, int]:
+        """Make one pass; return (what has happened, how many sockets were ready, and drained).
+
+        Those that drained took what had been waiting for them.
+        """
+        cdef int drained, count = up_reactor_poll(self._r, &drained)
         if count < 0:
             raise OSError(errno, os.strerror(errno))
-        return self._take(), count
+        return self._take(), count, drained
 
     def advance(self) -> list:
         """See to timers; return what has happened."""

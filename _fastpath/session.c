@@ -339,8 +339,8 @@ int conn_write(up_reactor *r, conn *c, uint32_t slot, up_buffer **buffers, int c
             broken(c);
             return -1;
         }
-    if (c->flags & HELD && empty) return 1; /* for what it is greeted with, or the end of the pass */
-    if (c->flags & HELD || (empty && count > 1)) conn_flush(r, c, slot);
+    if (c->flags & HELD) return 1; /* until all who came in this pass are seen to */
+    if (empty && count > 1) conn_flush(r, c, slot);
     else watch(r, c, slot, 1);
     return 1;
 }

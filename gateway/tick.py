@@ -4,7 +4,8 @@ A tick runs only when something waits. Per stream, in this order: the events of 
 audiences, then those who join or lag are brought up to exactly the position the audiences have,
 then what is meant for single sessions. All of it without giving up the hub, so nobody misses or
 doubles an event on the way in. When sending takes longer than the tick leaves time for, the next
-one comes later: the tick stretches up to 250 ms by itself and shrinks back.
+one comes later: the tick stretches up to 250 ms by itself and shrinks back. The hub's other work
+gets an eighth of what sending takes, and up to as much again while it needs more.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 STRETCH_MAX_S = 0.25
+SPARE_MIN, SPARE_MAX = 1 / 8, 1.0  # for everything else, in shares of what sending takes
 QUIET_LOOK_S = 1.0  # how often audiences are looked at that may want a heartbeat
 
 # Makes a message's payload: (codec, objects, position or None).
@@ -83,6 +85,8 @@ class Ticker:
         self.broken: Callable[[str], None]  # a stream's tick failed half way
         self.tick_s = tick_s
         self.length_s = tick_s  # what the tick has stretched to
+        self.took_s = 0.0  # sending, the last time
+        self._spare = SPARE_MIN
         self.ticks = 0
         self.events_encoded = 0
         self.figures = Figures()
@@ -111,7 +115,7 @@ class Ticker:
 
     def run(self) -> None:
         """Tick for ever."""
-        last = look_at = 0.0
+        due = look_at = 0.0
         while True:
             self._flag.wait(QUIET_LOOK_S)
             if self._now() >= look_at:
@@ -119,13 +123,15 @@ class Ticker:
                 self._safely(self.hearten, self._now())
             if not self._flag.is_set():
                 continue
-            wait = last + self.length_s - self._now()
+            wait = due - self._now()
             if wait > 0:
                 gevent.sleep(wait)
+                self._share(self._now() - due)
             self._flag.clear()
-            last = self._now()
+            began = self._now()
             self._safely(self.tick)
-            self._stretch(self._now() - last)
+            self._stretch(self._now() - began)
+            due = began + self.length_s
 
     def _safely(self, step: Callable[..., None], *arguments: Any) -> None:
         """Without this greenlet nobody would hear anything more, and nothing would say so."""
@@ -134,10 +140,18 @@ class Ticker:
         except Exception:
             event(logger, "ticker_failed", level=logging.ERROR, exc_info=True)
 
+    def _share(self, late: float) -> None:
+        """Set what the hub's other work gets by how late it let a tick begin."""
+        gap = self.length_s - self.took_s
+        if late > gap / 2:
+            self._spare = min(SPARE_MAX, 2 * self._spare)
+        else:
+            self._spare = max(SPARE_MIN, 0.9 * self._spare)
+
     def _stretch(self, took: float) -> None:
         """Set the length of the next tick by how long one took."""
-        # Half of the time is for sending: the other half is for everything else.
-        self.length_s = min(STRETCH_MAX_S, max(self.tick_s, 2 * took))
+        self.took_s = took
+        self.length_s = min(STRETCH_MAX_S, max(self.tick_s, (1 + self._spare) * took))
         if took > STRETCH_MAX_S:
             # Nobody else is let in until there is time for those who are here.
             self.length_s = took

@@ -30,6 +30,7 @@ FRAME_MAX = 8 << 20
 BATCH_MAX = 500
 BATCH_BYTES = 1 << 20  # of data in one frame: far below FRAME_MAX, whatever clients send
 STALL_S = 1.0  # a socket that takes nothing for so long is given up
+LATE_LOOK_S = 0.25  # between two looks for submissions past their deadline
 
 
 class Draft(msgspec.Struct, array_like=True, frozen=True):
@@ -234,7 +235,8 @@ class IngestLink:
 
     def _send(self) -> None:
         while not self._closed:
-            self._wake.wait(0.25)
+            # Who is late is looked for only while somebody waits: an idle gateway sleeps.
+            self._wake.wait(LATE_LOOK_S if self._waiting else STALL_S)
             self._wake.clear()
             while True:
                 with self._lock:

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeAlias
 
+import hiredis
 import redis
 from redis.backoff import NoBackoff
 from redis.connection import UnixDomainSocketConnection
@@ -162,7 +163,10 @@ class Flight:
         self._connection = connection
         self._count = len(commands)
         try:
-            connection.send_packed_command(connection.pack_commands(commands))
+            # redis-py packs in Python: 2.7 us a command instead of 0.4.
+            pack: Callable[[Command], bytes] = hiredis.pack_command  # type: ignore[assignment]
+            packed = b"".join(map(pack, commands))
+            connection.send_packed_command([packed])
         except BaseException:
             self.drop()
             raise

@@ -50,6 +50,7 @@ typedef struct {
 } client;
 
 static up_reactor *r;
+static int drained;
 static client clients[CLIENTS];
 static session sessions[SESSIONS];
 static int session_count;
@@ -669,7 +670,7 @@ static void whole_step(script *s, uint8_t what, int which) {
     switch (what % 13) {
     case 0:
     case 1:
-        CHECK(up_reactor_poll(r) >= 0);
+        CHECK(up_reactor_poll(r, &drained) >= 0);
         break;
     case 2:
         up_reactor_flush(r);
@@ -741,7 +742,7 @@ static void step(script *s) {
         return;
     }
     if (what & 0x80 && what & 0x40) return;
-    CHECK(up_reactor_poll(r) >= 0);
+    CHECK(up_reactor_poll(r, &drained) >= 0);
     if (what & 0x40) up_reactor_flush(r);
 }
 
@@ -779,7 +780,7 @@ static void settle(void) {
     allocations_left = -1;
     send_fault = accept_fault = 0;
     for (int round = 0; round < 200; round++) {
-        int busy = up_reactor_poll(r);
+        int busy = up_reactor_poll(r, &drained);
         up_reactor_flush(r);
         for (int at = 0; at < CLIENTS; at++) hear(&clients[at], SIZE_MAX);
         if (!busy && round) break;
@@ -817,7 +818,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n) {
         up_reactor_unlisten(r);
         up_reactor_hang_up(r);
         for (int round = 0; round < 3; round++) {
-            up_reactor_poll(r);
+            up_reactor_poll(r, &drained);
             clock_ns += 3000000000ull;
             up_reactor_advance(r);
         }

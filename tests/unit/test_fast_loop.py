@@ -23,7 +23,9 @@ HEAD = (
 class Passes:
     """The engine's reactor, with a say in what `poll` does."""
 
-    def __init__(self, reactor: Any, poll: Callable[[], tuple[list[EngineEvent], int]]) -> None:
+    def __init__(
+        self, reactor: Any, poll: Callable[[], tuple[list[EngineEvent], int, int]]
+    ) -> None:
         self._reactor = reactor
         self.poll = poll
 
@@ -66,8 +68,9 @@ def served() -> Iterator[Served]:
     for client in made.clients:
         client.close()
     made.engine.stop()
-    for watcher in ("_watcher", "_anchor", "_rest", "_long_rest", "_timer"):
-        getattr(made.engine, watcher).stop()
+    for watcher in ("_watcher", "_anchor", "_rest", "_timer"):
+        if getattr(made.engine, watcher) is not None:
+            getattr(made.engine, watcher).stop()
 
 
 @pytest.mark.parametrize("when", ["watching", "resting"])
@@ -78,7 +81,7 @@ def test_a_pass_that_fails_leaves_nobody_unheard(served: Served, when: str) -> N
     if when == "resting":
         faults.insert(0, None)
 
-    def poll() -> tuple[list[EngineEvent], int]:
+    def poll() -> tuple[list[EngineEvent], int, int]:
         fault = faults.pop(0) if faults else None
         if fault is not None:
             raise fault
@@ -92,18 +95,41 @@ def test_a_pass_that_fails_leaves_nobody_unheard(served: Served, when: str) -> N
     served.until(lambda: served.has(Closed))
 
 
-def test_a_busy_pass_ends_the_rest(served: Served) -> None:
+def test_a_full_pass_ends_the_rest(served: Served) -> None:
     """With more ready than a pass takes it went on resting after each, 51,200 sockets a second."""
+    watching = _watching(served, [1, 256, 256, 255, 1, 256, 1, 0], drained=1)
+    assert watching == [True, False, True, True, False, False, True, False]
+
+
+def test_a_rest_grows_while_only_pings_come(served: Served) -> None:
+    """A pass for a single ping costs as much as the answers to three."""
+    rests: list[float] = []
+    real = served.engine._sleep
+
+    def sleep(seconds: float) -> None:
+        rests.append(seconds)
+        real(seconds)
+
+    served.engine._sleep = sleep
+    watching = _watching(served, [1, 3, 9, 9, 9, fast.WORTH, 255, 256, 1, 0, 1, 0], drained=0)
+    assert rests == [0.01, 0.02, 0.04, 0.08, 0.08, 0.08, 0.08, 0.01, 0.01], (
+        "a full pass, and one with nothing in it, end it"
+    )
+    assert watching == [True, *7 * [False], True, False, True, False]
+
+
+def _watching(served: Served, sizes: list[int], drained: int) -> list[bool]:
+    """Let passes find so many ready sockets; return for each whether the epoll was watched."""
     real = served.engine._reactor
-    sizes = [1, 256, 256, 256, 1, fast.BUSY, 1, 0]
     watching: list[bool] = []
 
-    def poll() -> tuple[list[EngineEvent], int]:
+    def poll() -> tuple[list[EngineEvent], int, int]:
         watching.append(served.engine._watcher.active)
-        return [], sizes[len(watching) - 1] if len(watching) <= len(sizes) else 0
+        ready = sizes[len(watching) - 1] if len(watching) <= len(sizes) else 0
+        return [], ready, drained if ready else 0
 
     served.engine._reactor = Passes(real, poll)
     served.connect()  # the epoll stays ready, as nobody looks into it
     served.until(lambda: len(watching) >= len(sizes))
     served.engine._reactor = real
-    assert watching[:8] == [True, False, True, True, True, False, True, False]
+    return watching[: len(sizes)]

@@ -348,9 +348,20 @@ def test_the_tick_stretches_with_what_it_takes_and_shrinks_back():
     room = Room()
     held = []
     room.engine.hold_off = held.append
-    for took, length in ((0.001, 0.01), (0.02, 0.04), (0.2, 0.25), (0.3, 0.3), (0.001, 0.01)):
+    for took, length in ((0.001, 0.01), (0.08, 0.09), (0.24, 0.25), (0.3, 0.3), (0.001, 0.01)):
         room.ticker._stretch(took)
-        assert room.ticker.length_s == length
+        assert room.ticker.length_s == pytest.approx(length)
     assert held == [0.6] and room.ticker.figures.ticks["overload"] == 1, (
         "above 250 ms nobody else is let in"
     )
+
+
+def test_the_tick_leaves_more_to_everything_else_while_that_makes_it_late():
+    room = Room()
+    lengths = []
+    for late in (0.0, 0.02, 0.02, 0.05, 0.3, 0.3, *[0.001] * 40):
+        room.ticker._share(late)
+        room.ticker._stretch(0.08)
+        lengths.append(room.ticker.length_s)
+    assert lengths[:5] == pytest.approx([0.09, 0.1, 0.12, 0.16, 0.16]), "as much again, at most"
+    assert lengths[6] == pytest.approx(0.152) and lengths[-1] == pytest.approx(0.09)
