@@ -75,8 +75,9 @@ class Load:
             (line["text"], _author(line["user"], line["role"]))
             for line in chatgen.generate(seed=SEED, count=LINES, users=AUTHORS)
         ]
+        # A backend that writes need not read the room: of that it gets 5 comments a second.
         self.senders: list[Member] = [
-            swarm.add(url, codec="msgpack", token=token, backlog=0, on_event=self._take)
+            swarm.add(url, codec="msgpack", token=token, backlog=0, rate="5", on_event=self._take)
             for _ in range(senders)
         ]
 

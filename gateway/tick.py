@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 STRETCH_MAX_S = 0.25
 SPARE_MIN, SPARE_MAX = 1 / 8, 1.0  # for everything else, in shares of what sending takes
+WAITING_MAX: Final = 10_000  # objects for one session whose queue is full: a second of a service's
 QUIET_LOOK_S = 1.0  # how often audiences are looked at that may want a heartbeat
 
 # Makes a message's payload: (codec, objects, position or None).
@@ -141,9 +142,9 @@ class Ticker:
             event(logger, "ticker_failed", level=logging.ERROR, exc_info=True)
 
     def _share(self, late: float) -> None:
-        """Set what the hub's other work gets by how late it let a tick begin."""
+        """Set what the hub's other work gets; `late`: seconds by which it let a tick begin late."""
         gap = self.length_s - self.took_s
-        if late > gap / 2:
+        if self.engine.behind or late > gap / 2:
             self._spare = min(SPARE_MAX, 2 * self._spare)
         else:
             self._spare = max(SPARE_MIN, 0.9 * self._spare)
@@ -255,8 +256,11 @@ class Ticker:
     def _send_private(self, session: Session) -> None:
         objects, session.outgoing = session.outgoing, None
         if objects and not self.engine.send(session.sid, self.encoded(session, objects, None)):
-            # It lags: its acknowledgements wait with it, bounded.
-            session.outgoing = objects[-100:]
+            session.outgoing = objects  # it lags: its acknowledgements wait with it
+            if len(objects) > WAITING_MAX:
+                # Dropped silently, its author would wait for them for ever.
+                why = "you did not take your answers in time; send again what has none"
+                self.arrivals.end(session, codes.TOO_SLOW, why)
         else:
             self.arrivals.dismiss(session)
 

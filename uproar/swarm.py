@@ -146,7 +146,7 @@ class Member:
         reading.
         """
         if self.core.state is not State.OPEN:
-            raise ConnectionError("the member is not connected")
+            raise ConnectionError(f"the member is not connected; it ended as {self.core.closed}")
         if len(self._unsent) > UNSENT:
             raise BufferError(f"the server has not taken {len(self._unsent)} bytes; send less")
         self.core.send(commands)

@@ -46,9 +46,9 @@ from workers.process import Process
 logger = logging.getLogger(__name__)
 
 READ_RECORDS = 4096
-# One append at most in this time: a comment into a quiet stream waits for nothing, and at 1,000 a
-# second the whole system takes 850 us a comment in place of 1,520 (`uproar bench acks`).
-APPEND_EVERY_S = 0.004
+# One append at most in this time: a comment into a quiet stream waits for nothing. On a full
+# machine fewer and larger batches are faster, too (docs/decisions.md).
+APPEND_EVERY_S = 0.008
 TRIM_EVERY_S = 20.0
 OUT_MAX = 16 << 20  # unsent bytes to one gateway; more means it is gone
 STORE_S = 1.0  # for what stands in a stream (5 ms): all other comments wait meanwhile

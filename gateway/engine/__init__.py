@@ -144,6 +144,10 @@ class Engine(Protocol):
         """How many sessions are open."""
 
     @property
+    def behind(self) -> bool:
+        """Whether more of what clients say is waiting than was taken when last looked at."""
+
+    @property
     def frames_sent(self) -> int:
         """How many frames were sent or queued since the start."""
 

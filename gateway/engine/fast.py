@@ -56,6 +56,7 @@ class FastEngine:
         self._rest_s = REST_S
         self._timer: Any = None
         self.http_sockets = 0
+        self.behind = False
         self.proxies = Proxies()
         reactor = self._reactor = Reactor(
             limits,
@@ -247,11 +248,12 @@ class FastEngine:
         except Exception:
             # gevent takes a watcher out for good whose call fails: nobody would be heard any more.
             event(logger, "pass_failed", level=logging.ERROR, exc_info=True)
-        if told or ready in (0, PASS_SOCKETS):
+        self.behind = ready == PASS_SOCKETS
+        if told or not ready or self.behind:
             self._rest_s = REST_S
         elif ready < WORTH:
             self._rest_s = min(2 * self._rest_s, LONGEST_REST_S)
-        return 0.0 if ready in (0, PASS_SOCKETS) else self._rest_s
+        return 0.0 if not ready or self.behind else self._rest_s
 
     def _advance(self) -> None:
         self._hand_up(self._reactor.advance())

@@ -79,6 +79,8 @@ class _Connection:
 class ReferenceEngine:
     """`gateway.engine.Engine` in plain Python."""
 
+    behind = False  # a greenlet a socket: nobody knows
+
     def __init__(
         self,
         limits: EngineLimits,

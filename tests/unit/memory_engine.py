@@ -34,6 +34,8 @@ class Socket:
 class MemoryEngine:
     """What `gateway.engine.Engine` promises, for JSON and SSE without compression."""
 
+    behind = False
+
     def __init__(self, bound: int = 10**9) -> None:
         self.bound = bound
         self.sockets: dict[int, Socket] = {}

@@ -5,6 +5,7 @@ import random
 
 import pytest
 
+from gateway import tick
 from gateway.arrivals import Arrivals
 from gateway.engine import Request
 from gateway.live import Live
@@ -20,6 +21,8 @@ T = 1_700_000_000_000
 
 class QueueEngine:
     """An engine whose sockets are lists: a session's queue takes `bound` bytes until it drains."""
+
+    behind = False
 
     def __init__(self, bound):
         self.bound = bound
@@ -365,3 +368,25 @@ def test_the_tick_leaves_more_to_everything_else_while_that_makes_it_late():
         lengths.append(room.ticker.length_s)
     assert lengths[:5] == pytest.approx([0.09, 0.1, 0.12, 0.16, 0.16]), "as much again, at most"
     assert lengths[6] == pytest.approx(0.152) and lengths[-1] == pytest.approx(0.09)
+    room.engine.behind = True
+    room.ticker._share(0.0)
+    assert room.ticker._spare == pytest.approx(0.25), "its passes are short, and still all are full"
+
+
+def test_answers_that_nobody_takes_end_the_session_and_say_so():
+    room = Room(bound=100)
+    sid = room.join(role="service")
+    room.seen(sid)
+    room.feed(comment(0, text="x" * 200))
+    room.ticker.tick()
+    room.feed(comment(1, text="x" * 200))
+    room.ticker.tick()
+    session = room.sessions[sid]
+    for number in range(tick.WAITING_MAX):
+        room.ticker.private(session, {"type": "ACK", "nonce": str(number)})
+    room.ticker.tick()
+    assert sid not in room.engine.closed and len(session.outgoing) == tick.WAITING_MAX
+    room.ticker.private(session, {"type": "ACK", "nonce": "one more"})
+    room.ticker.tick()
+    code, why = room.engine.closed[sid]
+    assert code == 4008 and "send again what has none" in why
