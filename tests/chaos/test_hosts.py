@@ -335,6 +335,7 @@ def test_server_sent_events_come_at_once(hosts: Hosts, balancer: Balancer) -> No
         assert time.monotonic() - began < 2.0
 
 
+@pytest.mark.long
 def test_all_hosts_are_kept_when_none_is_green(
     hosts: Hosts, balancer: Balancer, cluster: ValkeyCluster
 ) -> None:
@@ -350,6 +351,7 @@ def test_all_hosts_are_kept_when_none_is_green(
     wait_until(hosts.green, 30, "both are green")
 
 
+@pytest.mark.long
 def test_a_second_host_of_one_name_is_refused(hosts: Hosts) -> None:
     twin = System(**{**hosts.second.settings, "server__port": 0, "server__admin_port": 0})
     twin.command = hosts.second.command

@@ -94,6 +94,7 @@ def test_nothing_acknowledged_is_lost_on_kafka_whatever_is_killed(brokers):
         assert min(len(one.acknowledged) for one in senders.values()) > 300
 
 
+@pytest.mark.long
 def test_history_survives_the_move_from_the_embedded_log(brokers):
     streams, posted = ("north", "east"), {}
 

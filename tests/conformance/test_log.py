@@ -342,7 +342,7 @@ def calls(log):
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("fault", ["killed", "paused"])
+@pytest.mark.parametrize("fault", ["killed", pytest.param("paused", marks=pytest.mark.long)])
 def test_a_log_that_is_away_says_so_in_bounded_time(mortal_log_server, fault):
     server = mortal_log_server
     log = open_log(server)
