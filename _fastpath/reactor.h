@@ -34,7 +34,7 @@ typedef struct {
 } up_limits;
 
 enum { UP_FRAMING_TEXT = 0, UP_FRAMING_BINARY = 1, UP_FRAMING_RAW = 2 };
-enum { UP_COMPRESS_NONE = 0, UP_COMPRESS_EACH = 1, UP_COMPRESS_WINDOW = 2 };
+enum { UP_COMPRESS_NONE = 0, UP_COMPRESS_EACH = 1, UP_COMPRESS_WINDOW = 2, UP_COMPRESS_UNUSED = 3 /* by us */ };
 
 #define UP_PASS_SOCKETS 256 /* that one pass looks at, at most */
 #define UP_SID_DIGITS 12

@@ -32,7 +32,7 @@ VIEWER_BYTES = up_reactor_viewer_bytes()
 UNMASKS_BY = up_unmask_build().decode()
 
 cdef tuple FRAMINGS = ("text", "binary", "raw")
-cdef tuple COMPRESSIONS = ("none", "each", "window")
+cdef tuple COMPRESSIONS = ("none", "each", "window", "unused")  # as UP_COMPRESS
 cdef Py_ssize_t OFFERS_MAX = 1000  # different offers of permessage-deflate that are remembered
 
 

@@ -47,7 +47,7 @@ def echo(kind: str) -> None:
     def back(batch: list[EngineEvent]) -> None:
         for what in batch:
             if isinstance(what, Opened):
-                compression[what.sid] = what.request.compression
+                compression[what.sid] = what.request.compression_out
             elif isinstance(what, Received):
                 # An audience of one, for as long as one message takes: text stays text.
                 text = isinstance(what.data, str)

@@ -40,7 +40,8 @@ def measure(
         job = stage.crowd.send(group, REACT, rate, total=total)
         one = stage.stretch(COMMENTS, seconds, {group: DECODING})
         seen = stage.crowd.seen(group)
-        updates = per(seen.totals, DECODING * one.wall_s)
+        # Between n updates lie n - 1 waits.
+        updates = per(seen.totals - DECODING, DECODING * one.wall_s)
         counted, until = 0, started + seconds + LATE_S
         while counted < total and time.monotonic() < until:
             time.sleep(0.2)  # a crowd without a core is late, and sends the rest after the comments

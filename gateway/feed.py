@@ -67,6 +67,7 @@ class Feed:
         self.on_events = on_events
         self.ephemeral: Ephemeral
         self.kick: Callable[[str, str | None], object]  # of a user, on one stream or on all
+        self.restood: Callable[[Live], object] = lambda live: None  # after a hole was given up
         self.live: dict[str, Live] = {}
         self.figures = Figures()
         self.gaps = 0
@@ -321,6 +322,7 @@ class Feed:
             try:
                 if self.in_pool(self.store.position, live.epoch) >= upto:
                     live.restand(self.in_pool(self.store.standing, live.stream))
+                    self.restood(live)
                     return
             except StoreUnavailable:
                 pass

@@ -42,6 +42,7 @@ STORE_THREADS = 4
 EXPIRE_S = 1.0  # between two looks at tokens that have expired
 POOL_S = 8.0  # for a thread and its answer: the store gives up a read after 5 s
 LINK_PENDING = 10_000
+AGAIN_S = 0.25  # before a loop that failed runs again
 
 
 class Gateway:
@@ -105,6 +106,7 @@ class Gateway:
             state, name, self.incarnation, self.viewers.sessions, self.viewers.end
         )
         self.feed.kick = self.registry.kick
+        self.feed.restood = self.viewers.restood
         self.presence = Presence(
             state, name, self.incarnation, self.viewers.sessions, self.viewers.plain_names,
             self.viewers.watching,
@@ -153,10 +155,10 @@ class Gateway:
         """Begin to serve."""
         self.link.start()
         self.feed.start()
-        gevent.spawn(self.ticker.run)
-        for part in (self.presence, self.registry, self.reactions):
-            gevent.spawn(part.run)
-        gevent.spawn(self._expire)
+        for loop in (
+            self.ticker.run, self.presence.run, self.registry.run, self.reactions.run, self._expire,
+        ):  # fmt: skip
+            gevent.spawn(keep, loop)
         self.engine.start(listener, self.api)
 
     def _expire(self) -> None:
@@ -197,6 +199,16 @@ class Gateway:
             "reason": reason,
             "metrics": self.metrics.text(),
         }
+
+
+def keep(loop: Callable[[], None]) -> None:
+    """Run a loop until it returns: a fault of ours costs one round, not what the loop does."""
+    while True:
+        try:
+            return loop()
+        except Exception:
+            event(logger, "loop_failed", level=logging.ERROR, loop=loop.__qualname__, exc_info=True)
+            gevent.sleep(AGAIN_S)
 
 
 def _apply(pool: Any, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:

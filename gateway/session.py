@@ -179,7 +179,7 @@ def wish_of(request: Request, backlog_default: int, backlog_max: int) -> Wish:
         backlog if backlog is not None else backlog_default,
         rate,
         request.dialect,
-        request.compression,
+        request.compression_out,
     )
 
 

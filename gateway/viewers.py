@@ -298,9 +298,16 @@ class Viewers:
     def sanctioned(self, stream: str, sanction: Sanction) -> None:
         """Close the sessions of somebody who was banned; a timeout only stops the writing."""
         if sanction.action == "ban":
-            for session in self.sessions_of(stream, sanction.user_id):
-                if session.claims is not None and session.claims.role in SOVEREIGN_ROLES:
-                    continue
+            self._banned(stream, sanction.user_id)
+
+    def restood(self, live: Live) -> None:
+        """Close the sessions of all who are banned: whose ban is new is not known."""
+        for user in list(live.standing.bans):
+            self._banned(live.stream, user)
+
+    def _banned(self, stream: str, user: str) -> None:
+        for session in self.sessions_of(stream, user):
+            if session.claims is None or session.claims.role not in SOVEREIGN_ROLES:
                 self.end(session, codes.FORBIDDEN, "you are banned from this stream")
 
     def broken(self, stream: str) -> None:

@@ -44,7 +44,9 @@ class Agreement(NamedTuple):
     """What a handshake came to."""
 
     answer: str | None  # the header of the response; None: no such header
-    compression: str  # `none`, `each` (no message refers to another) or `window`
+    # Of messages of the server: `none`, `each` (no message refers to another) or `window`.
+    # `unused`: none, though the client may compress its own.
+    compression: str
 
 
 class DeflateError(Exception):
@@ -86,20 +88,25 @@ def parse(header: str) -> list[Offer]:
 def negotiate(header: str) -> Agreement:
     """Return the server's answer to the offers of a client; the first that can be taken is.
 
-    Raises ValueError for a malformed header.
+    Those who want a smaller window than the one that all share get plain messages, unless they have
+    another offer. Raises ValueError for a malformed header.
     """
+    small: Agreement | None = None
     for name, parameters in parse(header):
-        if name == EXTENSION and _takes(parameters, least_bits=WINDOW_BITS):
-            alone = "server_no_context_takeover" in parameters
-            answer = EXTENSION
-            if alone:
-                answer += "; server_no_context_takeover"
-            answer += "; client_no_context_takeover"
-            if "server_max_window_bits" in parameters:
-                # One that names the server's window wants to read it in the answer.
-                answer += f"; server_max_window_bits={WINDOW_BITS}"
+        if name != EXTENSION or not _takes(parameters):
+            continue
+        alone = "server_no_context_takeover" in parameters
+        answer = EXTENSION
+        if alone:
+            answer += "; server_no_context_takeover"
+        answer += "; client_no_context_takeover"
+        bits = parameters.get("server_max_window_bits")
+        if bits is not None:  # one that names the server's window wants to read it in the answer
+            answer += f"; server_max_window_bits={bits}"
+        if bits is None or int(bits) == WINDOW_BITS:
             return Agreement(answer, "each" if alone else "window")
-    return Agreement(None, "none")
+        small = small or Agreement(answer, "unused")
+    return small or Agreement(None, "none")
 
 
 def accepted(header: str) -> bool:
@@ -114,21 +121,18 @@ def accepted(header: str) -> bool:
     if len(found) != 1 or found[0][0] != EXTENSION:
         raise ValueError("it chooses an extension that was not offered")
     parameters = found[0][1]
-    if "client_max_window_bits" in parameters or not _takes(parameters, least_bits=8):
+    if "client_max_window_bits" in parameters or not _takes(parameters):
         raise ValueError("its parameters of permessage-deflate are not what was offered")
     return "server_no_context_takeover" not in parameters
 
 
-def _takes(parameters: dict[str, str | None], *, least_bits: int) -> bool:
-    """Whether parameters are known, well formed and can be met (RFC 7692 section 7.1).
-
-    `least_bits` is the smallest window of the server that will do.
-    """
+def _takes(parameters: dict[str, str | None]) -> bool:
+    """Whether parameters are known and well formed (RFC 7692 section 7.1)."""
     for name, value in parameters.items():
         if name in ("server_no_context_takeover", "client_no_context_takeover"):
             sound = value is None
         elif name == "server_max_window_bits":
-            sound = bool(_BITS.fullmatch(value or "")) and int(value or 0) >= least_bits
+            sound = bool(_BITS.fullmatch(value or ""))
         elif name == "client_max_window_bits":
             # A hint, or leave to be told: any window of theirs can be read.
             sound = value is None or bool(_BITS.fullmatch(value))

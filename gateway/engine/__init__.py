@@ -24,9 +24,15 @@ class Request(NamedTuple):
     headers: dict[str, str]
     address: str
     subprotocol: str | None  # the one that was selected, of those the engine was given
-    # What was agreed on: `none`, `each` (no message may refer to another) or `window`.
+    # What was agreed on: `none`, `each` (no message may refer to another), `window`, or `unused`
+    # (only what the client sends is compressed).
     compression: str = "none"
     dialect: str = "native"  # what a connection that was handed over speaks
+
+    @property
+    def compression_out(self) -> str:
+        """How messages to it are compressed."""
+        return "none" if self.compression == "unused" else self.compression
 
 
 class Handover:

@@ -415,7 +415,10 @@ def test_a_violation_closes_with_its_code_and_costs_its_sender_only(
             WINDOW + "; server_max_window_bits=15", "window",
             b"permessage-deflate; client_no_context_takeover; server_max_window_bits=15\r\n",
         ),
-        (WINDOW + "; server_max_window_bits=14", "none", None),
+        (
+            WINDOW + "; server_max_window_bits=14", "unused",
+            b"permessage-deflate; client_no_context_takeover; server_max_window_bits=14\r\n",
+        ),
         (WINDOW + "; unknown, permessage-deflate", "window", b"; client_no_context_takeover\r\n"),
     ],
 )  # fmt: skip

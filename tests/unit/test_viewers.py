@@ -8,7 +8,7 @@ import gevent
 import gevent.event
 import pytest
 
-from gateway import arrivals
+from gateway import arrivals, server
 from gateway.engine import Flooded, Request
 from gateway.ephemeral import Ephemeral
 from gateway.live import Live
@@ -699,3 +699,30 @@ def test_a_fault_half_way_through_a_group_leaves_the_counts_true(monkeypatch):
     house.hand_up()
     house.check()
     assert not house.viewers._present
+
+
+def test_a_ban_that_was_in_a_hole_closes_the_sessions_once_the_store_tells_of_it():
+    house = House()
+    live = house.ready("a")
+    bob, ann = house.open("a", user="bob"), house.open("a", user="ann")
+    owner = house.open("a", user="eve", role="broadcaster")
+    house.hand_up()
+    live.restand([banned(1, "bob"), banned(2, "eve")])
+    house.viewers.restood(live)
+    codes = [house.engine.sockets[sid].closing for sid in (bob, ann, owner)]
+    assert codes == [(4003, "you are banned from this stream"), None, None]
+
+
+def test_a_loop_goes_on_after_a_fault(monkeypatch):
+    """Presence, for one, would have been silent for ever, and its viewers counted nowhere."""
+    monkeypatch.setattr(server, "AGAIN_S", 0.001)
+    faults = [OSError("asked to"), ValueError("and again")]
+    rounds = []
+
+    def loop():
+        rounds.append(len(faults))
+        if faults:
+            raise faults.pop()
+
+    server.keep(loop)
+    assert rounds == [2, 1, 0]
