@@ -122,7 +122,7 @@ CATALOGUE: Final[dict[str, Spec]] = {
     ),
     "uproar_gateway_ticks_total": Spec(
         "counter", ("gateway",),
-        "Ticks, by how long the next one waits: normal, stretched (sending took more than half of "
+        "Ticks, by how long the next one waits: normal, stretched (sending took most of "
         "the tick), overload (it took longer than the longest tick).",
         ("reason",),
     ),

@@ -28,11 +28,12 @@ READABLE, WRITABLE = 1, 2  # libev's names for them
 ADVANCE_S = 0.25  # between two looks at timers
 # A turn of the hub costs more than a ping, and viewers who come together are let in together. So
 # after a pass the next one waits a moment and takes what came meanwhile; while pass after pass
-# finds only a few pings, which are answered in C, the moment grows. What comes into a quiet room is
-# looked at at once, and so is what a full pass has left.
+# finds only pings, of few among many, which are answered in C, the moment grows. What comes into a
+# quiet room is looked at at once, and so is what a full pass has left.
 REST_S = 0.005
 LONGEST_REST_S = 0.080  # a bare send and recv of 15,000 who ping took 19 us at 20 ms, 12 at 100 ms
 WORTH = 32  # pings of a pass that are worth the turn
+FEW = 0.01  # of all who are connected: a client that waits for each PONG must not wait for others
 
 
 class FastEngine:
@@ -249,7 +250,7 @@ class FastEngine:
             # gevent takes a watcher out for good whose call fails: nobody would be heard any more.
             event(logger, "pass_failed", level=logging.ERROR, exc_info=True)
         self.behind = ready == PASS_SOCKETS
-        if told or not ready or self.behind:
+        if told or not ready or ready > FEW * self.connections:
             self._rest_s = REST_S
         elif ready < WORTH:
             self._rest_s = min(2 * self._rest_s, LONGEST_REST_S)

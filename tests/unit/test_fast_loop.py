@@ -101,8 +101,22 @@ def test_a_full_pass_ends_the_rest(served: Served) -> None:
     assert watching == [True, False, True, True, False, False, True, False]
 
 
-def test_a_rest_grows_while_only_pings_come(served: Served) -> None:
-    """A pass for a single ping costs as much as the answers to three."""
+@pytest.mark.parametrize(
+    ("sizes", "sessions", "expected"),
+    [
+        # A pass for a single ping costs as much as the answers to three. A full pass ends the rest,
+        # and so does one with nothing in it.
+        (
+            [1, 3, 9, 9, 9, fast.WORTH, 100, 256, 1, 0, 1, 0], 15_000,
+            [0.01, 0.02, 0.04, 0.08, 0.08, 0.08, 0.08, 0, 0.01, 0, 0.01, 0],
+        ),
+        ([9, 9, 9, 9, 0], 899, [0.005, 0.005, 0.005, 0.005, 0]),
+        ([1, 1, 1, 1, 0], 1, [0.005, 0.005, 0.005, 0.005, 0]),
+    ],
+)  # fmt: skip
+def test_a_rest_grows_while_few_of_many_ping(
+    served: Served, sizes: list[int], sessions: int, expected: list[float]
+) -> None:
     rests: list[float] = []
     real = served.engine._sleep
 
@@ -111,11 +125,10 @@ def test_a_rest_grows_while_only_pings_come(served: Served) -> None:
         real(seconds)
 
     served.engine._sleep = sleep
-    watching = _watching(served, [1, 3, 9, 9, 9, fast.WORTH, 255, 256, 1, 0, 1, 0], drained=0)
-    assert rests == [0.01, 0.02, 0.04, 0.08, 0.08, 0.08, 0.08, 0.01, 0.01], (
-        "a full pass, and one with nothing in it, end it"
-    )
-    assert watching == [True, *7 * [False], True, False, True, False]
+    served.engine.counters = lambda: {"open": sessions}
+    watching = _watching(served, sizes, drained=0)
+    assert rests == [seconds for seconds in expected if seconds]
+    assert watching == [True, *(not seconds for seconds in expected[:-1])]
 
 
 def _watching(served: Served, sizes: list[int], drained: int) -> list[bool]:
