@@ -173,9 +173,17 @@ def test_what_is_malformed_closes_with_its_code_and_disturbs_nobody(system):
         bystanders.close()
 
 
-@pytest.mark.parametrize(
-    "offer", ["permessage-deflate; server_max_window_bits=10", "permessage-deflate; x", "other"]
-)
+def test_who_wants_a_smaller_window_may_compress_and_gets_plain_messages(system):
+    offer = "Sec-WebSocket-Extensions: permessage-deflate; server_max_window_bits=10"
+    with Socket(system, "deflate-small", offer, token=system.tokens["service"]) as one:
+        assert one.head.endswith(b"client_no_context_takeover; server_max_window_bits=10")
+        for number in range(3):
+            one.raw(compressed(comment(LONG, f"n{number}")))
+            one.event("ACK", nonce=f"n{number}")
+            assert one.event("COMMENT", text=LONG)
+
+
+@pytest.mark.parametrize("offer", ["permessage-deflate; x", "other"])
 def test_what_can_not_be_met_is_answered_without(system, offer):
     with Socket(system, "deflate-none", f"Sec-WebSocket-Extensions: {offer}") as one:
         assert b"Sec-WebSocket-Extensions" not in one.head
