@@ -281,6 +281,7 @@ def test_a_slot_that_moves_takes_its_keys_along_and_loses_its_subscribers(mortal
     assert {subscriber.get(2.0), subscriber.get(2.0)} == {(where, b"a"), (beside, b"b")}
 
 
+@pytest.mark.long
 def test_without_replicas_a_master_takes_its_keys_with_it_and_brings_them_back(caplog):
     with running(replicas=0) as cluster:
         caplog.set_level(logging.INFO)

@@ -95,6 +95,7 @@ def test_everything_arrives_as_it_was(source, store, monkeypatch):
     assert store.newest("a", 1)[0].era == 3
 
 
+@pytest.mark.long
 def test_an_interrupted_move_goes_on_and_a_later_one_brings_the_rest(source, store, monkeypatch):
     monkeypatch.setattr(move_module, "BATCH", 50)
     steps = []
