@@ -40,7 +40,7 @@ enum {
     EXEMPT = 16,   /* from the limit of commands */
     FLOODED = 32,  /* told of */
     ASKED = 64,    /* it was silent and has been sent a ping */
-    HELD = 128,    /* its 101 waits for what the session is greeted with */
+    HELD = 128,    /* its 101, and what the session is greeted with, wait for the end of the pass */
     WRITING = 256, /* epoll says when it takes bytes again */
     SKIP = 512,    /* by the broadcast under way */
     DROPPED = 1024 /* off the window by the broadcast under way */

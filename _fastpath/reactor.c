@@ -286,7 +286,9 @@ static void accept_some(up_reactor *r) {
             refuse(r, c, slot, r->full);
             continue;
         }
-        c->deadline = r->tick + ticks_of(r->limits.handshake_s);
+        /* `tick` is as old as the last look at timers: by that some would be refused before their time. */
+        uint32_t now = (uint32_t)((r->now_ms - r->start_ms) / TICK_MS);
+        c->deadline = now + ticks_of(r->limits.handshake_s);
         conn_schedule(r, c, slot, c->deadline);
     }
     if (!left) r->more = 1;
@@ -344,7 +346,7 @@ static void become_open(up_reactor *r, conn *c, uint32_t slot, int raw) {
     conn_schedule(r, c, slot, r->tick + ticks_of(r->limits.idle_s / 2));
 }
 
-/* Answer an upgrade; the 101 waits for what the session is greeted with. 0: it is for the HTTP server. */
+/* Answer an upgrade; the 101 waits for the end of the pass (up_reactor_flush). 0: it is for the HTTP server. */
 static int answer(up_reactor *r, conn *c, uint32_t slot, const char *data, size_t head_n) {
     up_head head;
     if (!up_head_read(data, head_n, &head)) return 0;

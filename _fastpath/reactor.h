@@ -99,7 +99,7 @@ const up_counters *up_reactor_counters(const up_reactor *r);
 /* One pass over what is ready now; never waits. Returns how many sockets were looked at, as many as one pass may
  * take where more is waiting, -1 with errno; in *drained how many of them took what had been waiting for them. */
 int up_reactor_poll(up_reactor *r, int *drained);
-/* Send the handshakes that nobody has added anything to since they were told of. */
+/* Send the handshakes that were told of, each with what its session was greeted with since. */
 void up_reactor_flush(up_reactor *r);
 /* See to timers that are due; call it ten times a second. */
 void up_reactor_advance(up_reactor *r);

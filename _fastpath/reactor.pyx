@@ -164,7 +164,7 @@ cdef class Reactor:
         return self._take()
 
     def flush(self) -> None:
-        """Send the handshakes that nothing was added to."""
+        """Send the handshakes that were told of, with what was added to them."""
         up_reactor_flush(self._r)
 
     def requests(self) -> list[tuple[int, bytes, str]]:

@@ -163,7 +163,7 @@ class Flight:
         self._connection = connection
         self._count = len(commands)
         try:
-            # redis-py packs in Python: 2.7 us a command instead of 0.4.
+            # What redis-py does around the same call makes it 1.9 us a command instead of 0.4.
             pack: Callable[[Command], bytes] = hiredis.pack_command  # type: ignore[assignment]
             packed = b"".join(map(pack, commands))
             connection.send_packed_command([packed])

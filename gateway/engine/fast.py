@@ -31,7 +31,7 @@ ADVANCE_S = 0.25  # between two looks at timers
 # finds only pings, of few among many, which are answered in C, the moment grows. What comes into a
 # quiet room is looked at at once, and so is what a full pass has left.
 REST_S = 0.005
-LONGEST_REST_S = 0.080  # a bare send and recv of 15,000 who ping took 19 us at 20 ms, 12 at 100 ms
+LONGEST_REST_S = 0.080
 WORTH = 32  # pings of a pass that are worth the turn
 FEW = 0.01  # of all who are connected: a client that waits for each PONG must not wait for others
 

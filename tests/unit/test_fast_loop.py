@@ -101,6 +101,18 @@ def test_a_full_pass_ends_the_rest(served: Served) -> None:
     assert watching == [True, False, True, True, False, False, True, False]
 
 
+@pytest.mark.parametrize(("ready", "behind"), [(1, False), (255, False), (256, True)])
+def test_after_a_full_pass_the_engine_says_that_it_is_behind(
+    served: Served, ready: int, behind: bool
+) -> None:
+    """By this the tick leaves it more time: its passes are too short to make a tick late."""
+    real = served.engine._reactor
+    served.engine._reactor = Passes(real, lambda: ([], ready, 0))
+    served.engine._look()
+    served.engine._reactor = real
+    assert served.engine.behind is behind
+
+
 @pytest.mark.parametrize(
     ("sizes", "sessions", "expected"),
     [

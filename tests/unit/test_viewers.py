@@ -3,6 +3,7 @@
 import random
 import time
 from collections import Counter
+from types import SimpleNamespace
 
 import gevent
 import gevent.event
@@ -11,6 +12,7 @@ import pytest
 from gateway import arrivals, server
 from gateway.engine import Flooded, Request
 from gateway.ephemeral import Ephemeral
+from gateway.feed import Feed
 from gateway.live import Live
 from gateway.presence import RollCall
 from gateway.reactions import Reactions
@@ -707,8 +709,14 @@ def test_a_ban_that_was_in_a_hole_closes_the_sessions_once_the_store_tells_of_it
     bob, ann = house.open("a", user="bob"), house.open("a", user="ann")
     owner = house.open("a", user="eve", role="broadcaster")
     house.hand_up()
-    live.restand([banned(1, "bob"), banned(2, "eve")])
-    house.viewers.restood(live)
+    store = SimpleNamespace(
+        position=lambda epoch: 9, standing=lambda stream: [banned(1, "bob"), banned(2, "eve")]
+    )
+    feed = SimpleNamespace(
+        live={"a": live}, store=store, in_pool=lambda function, *given: function(*given),
+        restood=house.viewers.restood,
+    )  # fmt: skip
+    Feed._restand(feed, live, 9)
     codes = [house.engine.sockets[sid].closing for sid in (bob, ann, owner)]
     assert codes == [(4003, "you are banned from this stream"), None, None]
 
